@@ -1,0 +1,71 @@
+"""Localisation maps of one image: only the classes present, in half precision on disk."""
+
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weakseg.data.files import write_bytes
+from weakseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class LocalizationMaps:
+    """What a method or refiner says about where the present classes are.
+
+    Attributes:
+        classes: (P,) int64, the classes present, ascending, in [0, C).
+        scores: (P, h, w) float32 in [0, 1].
+        size: Height and width of the image; ``h, w`` may be smaller.
+        background: (h, w) float32 in [0, 1], or ``None`` where nothing has said yet what background is.
+        features: (D, h', w') float32, for refiners that compare pixels, or ``None``.
+    """
+
+    classes: Tensor
+    scores: Tensor
+    size: tuple[int, int]
+    background: Tensor | None = None
+    features: Tensor | None = None
+
+    def with_scores(self, scores: Tensor, background: Tensor | None) -> "LocalizationMaps":
+        """The same classes with other maps."""
+        return replace(self, scores=scores, background=background)
+
+    def save(self, path: Path) -> None:
+        """Write as ``.npz`` (float16 scores), under a temporary name first."""
+        arrays = {
+            "classes": self.classes.to(torch.uint8).numpy(),
+            "scores": self.scores.to(torch.float16).numpy(),
+            "size": np.asarray(self.size, dtype=np.int32),
+        }
+        if self.background is not None:
+            arrays["background"] = self.background.to(torch.float16).numpy()
+        if self.features is not None:
+            arrays["features"] = self.features.to(torch.float16).numpy()
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "LocalizationMaps":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: If the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError("cannot read the localisation maps", where=path, remedy="Run localize again") from error
+        return cls(
+            classes=found["classes"].long(),
+            scores=found["scores"].float(),
+            size=(int(found["size"][0]), int(found["size"][1])),
+            background=found["background"].float() if "background" in found else None,
+            features=found["features"].float() if "features" in found else None,
+        )

@@ -1,0 +1,135 @@
+"""One image with what is known about it, and a stack of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+
+
+class WeakLabel(StrEnum):
+    """Kinds of supervision that a method may ask for."""
+
+    TAGS = "tags"
+    BOXES = "boxes"
+    SALIENCY = "saliency"
+    MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and its labels; what is not known is ``None``.
+
+    Attributes:
+        id: Name of the image without its suffix.
+        image: (3, H, W) uint8 RGB.
+        tags: (C,) bool.
+        boxes: (n, 4) float32, x1 y1 x2 y2 in pixels, upper bounds exclusive.
+        box_classes: (n,) int64 in [0, C).
+        saliency: (1, H, W) float32 in [0, 1].
+        mask: (H, W) uint8, 0 background, class + 1, 255 ignore.
+    """
+
+    id: str
+    image: Tensor
+    tags: Tensor | None = None
+    boxes: Tensor | None = None
+    box_classes: Tensor | None = None
+    saliency: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one size, stacked; labels that some samples lack are filled and marked in ``known``.
+
+    Attributes:
+        ids: B names.
+        images: (B, 3, H, W) float32, normalised for the backbone.
+        valid: (B, 1, H, W) bool, False where padding fills the crop.
+        tags: (B, C) bool, all False where unknown.
+        boxes: B tensors (n_b, 4), empty where unknown.
+        box_classes: B tensors (n_b,).
+        saliency: (B, 1, H, W) float32, 0 where unknown.
+        masks: (B, H, W) int64, 255 where unknown.
+        known: For each kind of label (B,) bool.
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    valid: Tensor
+    tags: Tensor
+    boxes: tuple[Tensor, ...]
+    box_classes: tuple[Tensor, ...]
+    saliency: Tensor
+    masks: Tensor
+    known: dict[WeakLabel, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            images=move(self.images),
+            valid=move(self.valid),
+            tags=move(self.tags),
+            boxes=tuple(move(boxes) for boxes in self.boxes),
+            box_classes=tuple(move(classes) for classes in self.box_classes),
+            saliency=move(self.saliency),
+            masks=move(self.masks),
+            known={kind: move(flags) for kind, flags in self.known.items()},
+        )
+
+
+def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor] | None = None) -> Batch:
+    """Stack samples whose images are already normalised float tensors of one size.
+
+    Args:
+        samples: At least one; images (3, H, W) float32.
+        num_classes: C, number of object classes.
+        valid: For each sample (1, H, W) bool; everything is valid if ``None``.
+
+    Returns:
+        The batch.
+    """
+    height, width = samples[0].size
+
+    def known(values: Sequence[object]) -> Tensor:
+        return torch.tensor([value is not None for value in values])
+
+    return Batch(
+        ids=tuple(sample.id for sample in samples),
+        images=torch.stack([sample.image for sample in samples]),
+        valid=torch.stack(list(valid)) if valid else torch.ones(len(samples), 1, height, width, dtype=torch.bool),
+        tags=torch.stack([_or(sample.tags, torch.zeros(num_classes, dtype=torch.bool)) for sample in samples]),
+        boxes=tuple(_or(sample.boxes, torch.zeros(0, 4)) for sample in samples),
+        box_classes=tuple(_or(sample.box_classes, torch.zeros(0, dtype=torch.int64)) for sample in samples),
+        saliency=torch.stack([_or(sample.saliency, torch.zeros(1, height, width)) for sample in samples]),
+        masks=torch.stack(
+            [_or(sample.mask, torch.full((height, width), IGNORE, dtype=torch.uint8)).long() for sample in samples]
+        ),
+        known={
+            WeakLabel.TAGS: known([sample.tags for sample in samples]),
+            WeakLabel.BOXES: known([sample.boxes for sample in samples]),
+            WeakLabel.SALIENCY: known([sample.saliency for sample in samples]),
+            WeakLabel.MASKS: known([sample.mask for sample in samples]),
+        },
+    )
+
+
+def _or(value: Tensor | None, default: Tensor) -> Tensor:
+    return default if value is None else value
