@@ -35,6 +35,20 @@ class LocalizationMaps:
         """The same classes with other maps."""
         return replace(self, scores=scores, background=background)
 
+    def to(self, device: torch.device) -> "LocalizationMaps":
+        """The same maps on another device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            classes=self.classes.to(device),
+            scores=self.scores.to(device),
+            background=move(self.background),
+            features=move(self.features),
+        )
+
     def save(self, path: Path) -> None:
         """Write as ``.npz`` (float16 scores), under a temporary name first."""
         arrays = {

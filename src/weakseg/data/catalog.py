@@ -1,0 +1,38 @@
+"""The kinds of data sets that can be opened."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from weakseg.data.dataset import Dataset
+from weakseg.data.folder import FolderDataset
+from weakseg.data.voc import VOCDataset
+from weakseg.errors import UserError
+from weakseg.registry import find
+
+DATASETS: dict[str, Callable[..., Dataset]] = {"folder": FolderDataset, "voc": VOCDataset}
+
+
+def open_dataset(kind: str, root: str | Path, split: str | None = None, **options: Any) -> Dataset:  # noqa: ANN401
+    """Open one split of a data set.
+
+    Args:
+        kind: A name in ``DATASETS``, that of an entry point in the group ``weakseg.datasets``, or ``"auto"``.
+        root: Folder of the data set.
+        split: Such as ``"train"``; the data set's own default if ``None``.
+        options: Further arguments of that kind of data set.
+
+    Raises:
+        UserError: If there is no such kind, folder or split.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.is_file() else "there is no such folder"
+        raise UserError(what, where=root, remedy="Set data.root to the folder of your data set")
+    name = recognise(root) if kind == "auto" else kind
+    return find(name, DATASETS, "kind of data set", "datasets")(root, split, **options)
+
+
+def recognise(root: Path) -> str:
+    """The kind of data set in a folder: a tree like PASCAL VOC's, or images with a table."""
+    return "voc" if (root / "ImageSets").is_dir() and (root / "JPEGImages").is_dir() else "folder"

@@ -1,0 +1,203 @@
+"""What the rest of the house sees of a data set."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weakseg.data.annotations import Box, read_annotation
+from weakseg.data.classes import ClassList
+from weakseg.data.findings import Finding
+from weakseg.data.images import read_image, read_mask, read_saliency
+from weakseg.data.sample import Sample, WeakLabel
+from weakseg.errors import UserError
+from weakseg.registry import near_matches
+
+BOX_SLACK = 1  # pixels that a box may reach outside its image, as when pixels were counted from 0; it is clipped
+FILE_OF = {WeakLabel.BOXES: "annotation", WeakLabel.SALIENCY: "saliency", WeakLabel.MASKS: "mask"}
+
+
+class Dataset(ABC):
+    """The images of one split with what is known about them; labels are read when they are asked for.
+
+    A data set is opened without looking at the labels' sense: ``audit`` finds everything that is wrong with them at
+    once, and whoever uses a wrong one all the same gets a ``UserError`` that names the file.
+
+    Attributes:
+        root: Folder that all relative paths start from.
+        split: Such as ``"train"``.
+        classes: Names of the object classes, the same for all splits.
+        ids: Each image of the split once, in a fixed order.
+    """
+
+    root: Path
+    split: str
+    classes: ClassList
+    ids: tuple[str, ...]
+
+    @abstractmethod
+    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
+        """Tags as they are written, each once; ``None`` if nothing says what the image shows.
+
+        Raises:
+            UserError: If the file that says so cannot be read.
+        """
+
+    @abstractmethod
+    def tags_file(self, image_id: str) -> Path:
+        """File that ``tag_names`` looks at, or would look at if it were there."""
+
+    @abstractmethod
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """Files of an image that exist, by kind: image, mask, saliency, annotation."""
+
+    def listing_findings(self) -> Iterable[Finding]:
+        """What was odd when the split was listed, such as an image that is listed twice."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample(self.ids[index])
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._known
+
+    def tags(self, image_id: str) -> tuple[int, ...] | None:
+        """Indices of the tags, ascending; the image is not read.
+
+        Raises:
+            UserError: If a tag is no class, or its file cannot be read.
+        """
+        names = self.tag_names(image_id)
+        return None if names is None else tuple(sorted(self._class_indices(names, self.tags_file(image_id))))
+
+    def boxes(self, image_id: str) -> tuple[Box, ...] | None:
+        """Boxes of the image, ``None`` if it has no annotation file; an annotation without objects gives ``()``.
+
+        Raises:
+            UserError: If the annotation cannot be read.
+        """
+        path = self.paths(image_id).get("annotation")
+        return None if path is None else read_annotation(path)
+
+    def sample(self, image_id: str) -> Sample:
+        """An image with all its labels.
+
+        Raises:
+            UserError: If there is no such image, a file cannot be read, mask or saliency map have another size than the
+                image, or a class is unknown.
+        """
+        if image_id not in self:
+            raise UserError(
+                f"there is no image '{image_id}' in {self.split}", where=self.root, remedy=self._near(image_id)
+            )
+        paths = self.paths(image_id)
+        if "image" not in paths:
+            raise UserError(f"there is no file for the image '{image_id}'", where=self.root, remedy="Put it there")
+        image = read_image(paths["image"])
+        mask = read_mask(paths["mask"]) if "mask" in paths else None
+        saliency = read_saliency(paths["saliency"]) if "saliency" in paths else None
+        for kind, label in (("mask", mask), ("saliency", saliency)):
+            if label is not None and label.shape[-2:] != image.shape[-2:]:
+                raise size_error(paths[kind], label.shape, image.shape)
+        boxes, box_classes = self._box_tensors(image_id, image.shape[1], image.shape[2])
+        return Sample(image_id, image, self._tag_vector(image_id), boxes, box_classes, saliency, mask)
+
+    def has(self, kind: WeakLabel) -> bool:
+        """Whether at least one image has this kind of label."""
+        if kind is WeakLabel.TAGS:
+            return any(self.tag_names(image_id) is not None for image_id in self.ids)
+        return any(FILE_OF[kind] in self.paths(image_id) for image_id in self.ids)
+
+    def fingerprint(self) -> str:
+        """Hash of the content: classes, ids, tags, and every byte of the files of this split.
+
+        Raises:
+            UserError: If a file cannot be read.
+        """
+        tags = [[image_id, self.tag_names(image_id)] for image_id in self.ids]
+        return self._hash([[list(self.classes.names), tags], *([name, _digest(path)] for name, path in self._files())])
+
+    def stat_fingerprint(self) -> str:
+        """Like ``fingerprint``, of sizes and times of change instead of content; quick, but a copied tree differs."""
+        stats = ((name, path.stat()) for name, path in self._files(self.tags_file))
+        lines = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return self._hash([[list(self.classes.names), list(self.ids)], *lines])
+
+    def _files(self, *others: Callable[[str], Path]) -> list[tuple[str, Path]]:
+        """Sorted names below the root, and paths, of the files of all images and of ``others`` of each image."""
+        used = {path for image_id in self.ids for path in self.paths(image_id).values()}
+        used |= {other(image_id) for image_id in self.ids for other in others}
+        return sorted((path.relative_to(self.root).as_posix(), path) for path in used if path.is_file())
+
+    @staticmethod
+    def _hash(lines: Iterable[object]) -> str:
+        state = hashlib.blake2b(digest_size=16)
+        for line in lines:
+            state.update(json.dumps(line).encode() + b"\n")
+        return state.hexdigest()
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.ids)
+
+    def _near(self, image_id: str) -> str:
+        near = near_matches(image_id, self.ids)
+        return near if near.startswith("Did") else "Choose one of its images"
+
+    def _class_indices(self, names: Iterable[str], where: Path) -> list[int]:
+        try:
+            return [self.classes.index(name) for name in names]
+        except UserError as error:
+            raise UserError(error.problem, where=where, remedy=error.remedy) from error
+
+    def _tag_vector(self, image_id: str) -> Tensor | None:
+        tags = self.tags(image_id)
+        if tags is None:
+            return None
+        vector = torch.zeros(len(self.classes), dtype=torch.bool)
+        vector[list(tags)] = True
+        return vector
+
+    def _box_tensors(self, image_id: str, height: int, width: int) -> tuple[Tensor | None, Tensor | None]:
+        boxes = self.boxes(image_id)
+        if boxes is None:
+            return None, None
+        classes = self._class_indices((box.name for box in boxes), self.paths(image_id)["annotation"])
+        corners = torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4)
+        corners = corners.clamp(torch.zeros(4), torch.tensor([width, height] * 2).float())
+        return corners, torch.tensor(classes, dtype=torch.int64)
+
+
+def size_error(path: Path, found: tuple[int, ...], image: tuple[int, ...]) -> UserError:
+    """What to say of a mask or saliency map whose size is not the image's; sizes end in height and width."""
+    return UserError(
+        f"is {found[-1]} x {found[-2]} pixels, its image {image[-1]} x {image[-2]}",
+        where=path,
+        remedy="Make both the same size (an image may be turned by its EXIF data), or remove the file",
+    )
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, where it stands first."""
+    return tuple(dict.fromkeys(names))
+
+
+def existing(**paths: Path) -> dict[str, Path]:
+    """Those of the paths that are files."""
+    return {kind: path for kind, path in paths.items() if path.is_file()}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=path, remedy="Make it readable") from error

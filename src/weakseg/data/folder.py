@@ -1,0 +1,167 @@
+"""A folder of images with a table of tags: the simplest thing a user can bring.
+
+::
+
+    root/images/001.jpg  root/images/cats/002.png ...   (or the images in root itself)
+    root/tags.csv                                       image,tags[,split]
+    root/classes.txt                                    optional; else all tags, sorted
+    root/masks/001.png  root/saliency/001.png  root/annotations/001.xml          optional
+    root/splits/train.txt  root/splits/val.txt                                   optional
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from weakseg.data.classes import ClassList
+from weakseg.data.dataset import Dataset, existing, unique
+from weakseg.data.findings import Finding, Severity
+from weakseg.data.ids import IMAGE_SUFFIXES, check_id, id_of
+from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_ids, read_tags
+from weakseg.errors import UserError
+
+LABEL_FOLDERS = ("masks", "saliency", "annotations", "splits")
+
+
+class FolderDataset(Dataset):
+    """Images in a folder, tags in ``tags.csv``.
+
+    The splits are those of the table's column ``split`` (an empty cell means train); else those of ``splits/*.txt``;
+    else all images and all rows of the table are ``train``.
+
+    Args:
+        root: The folder.
+        split: Which images; ``train`` if ``None``.
+        classes: Names of the classes, instead of ``classes.txt`` or the tags that occur.
+
+    Raises:
+        UserError: If the folder has no images, no table and no other way to know the classes, or no such split.
+    """
+
+    def __init__(self, root: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> None:
+        root = Path(root)
+        self.root, self.split = root, split or "train"
+        self.image_folder = root / "images" if (root / "images").is_dir() else root
+        self.table = root / "tags.csv"
+        self._images = _images_below(self.image_folder, skip=() if self.image_folder != root else LABEL_FOLDERS)
+        named = _named_classes(root, classes)
+        self._rows = read_tags(self.table, named.names if named else ()) if self.table.is_file() else ()
+        self.classes = named or self._classes_from_tags()
+        self._tags = {row.id: row.names for row in reversed(self._rows)}
+        self._listing = self._listed()
+        self.ids = unique(self._listing)
+
+    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
+        """Tags of the image's first row."""
+        return self._tags.get(image_id)
+
+    def tags_file(self, image_id: str) -> Path:
+        """The table."""
+        return self.table
+
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """Files of an image that exist."""
+        image = {"image": self._images[image_id][0]} if image_id in self._images else {}
+        return image | existing(
+            mask=self.root / "masks" / f"{image_id}.png",
+            saliency=self.root / "saliency" / f"{image_id}.png",
+            annotation=self.root / "annotations" / f"{image_id}.xml",
+        )
+
+    def listing_findings(self) -> Iterator[Finding]:
+        """Images listed twice, two files of one name, and images that the table leaves out."""
+        yield from repeated_findings(self._listing, self._list_file())
+        yield from contradicting_rows(self._rows, self.ids, self.table)
+        for image_id in self.ids:
+            files = self._images.get(image_id, [])
+            if len(files) > 1:
+                names = " and ".join(path.name for path in files)
+                what = f"{names} are both the image '{image_id}'"
+                yield Finding(Severity.ERROR, "duplicate", str(files[0]), what, "Rename or remove one of them")
+        if any(row.split for row in self._rows):
+            rows = {row.id for row in self._rows}
+            for image_id, files in self._images.items():
+                if image_id not in rows:
+                    what = "is in no split: tags.csv has a column split but no row for it"
+                    yield Finding(Severity.WARNING, "unlisted", str(files[0]), what, "Add a row, or move it elsewhere")
+
+    def _classes_from_tags(self) -> ClassList:
+        names = sorted({name for row in self._rows for name in row.names})
+        if names:
+            return ClassList(tuple(names))
+        what = "has no tags" if self.table.is_file() else "is missing, so that no classes are known"
+        raise UserError(what, where=self.table, remedy=EXAMPLE)
+
+    def _list_file(self) -> Path:
+        file = self.root / "splits" / f"{self.split}.txt"
+        return file if not any(row.split for row in self._rows) and file.is_file() else self.table
+
+    def _listed(self) -> tuple[str, ...]:
+        """Ids of the split, with repetitions."""
+        folder = self.root / "splits"
+        if any(row.split for row in self._rows):
+            splits = defaultdict(list)
+            for row in self._rows:
+                splits[row.split or "train"].append(row.id)
+            return tuple(splits[self._checked(splits)])
+        if folder.is_dir():
+            return read_ids(folder / f"{self._checked(path.stem for path in folder.glob('*.txt'))}.txt")
+        self._checked(["train"])
+        return tuple(sorted([row.id for row in self._rows] + [name for name in self._images if name not in self._tags]))
+
+    def _checked(self, splits: Iterable[str]) -> str:
+        """The split asked for if it is one of ``splits``."""
+        return check_split(self.split, splits, self.root, self.root / "splits" / f"{self.split}.txt")
+
+
+def check_split(split: str, splits: Iterable[str], root: Path, file: Path) -> str:
+    """``split`` if there is such a split.
+
+    Raises:
+        UserError: If there is none; lists those there are.
+    """
+    known = sorted(splits)
+    if split in known:
+        return split
+    remedy = f"There are: {', '.join(known) or 'none'}. Choose one, or list the images of '{split}' in {file}"
+    raise UserError(f"there is no split '{split}'", where=root, remedy=remedy)
+
+
+def repeated_findings(listing: Sequence[str], where: Path) -> Iterator[Finding]:
+    """A warning for each image that stands in a list more than once; it is used once all the same."""
+    for image_id, count in Counter(listing).items():
+        if count > 1:
+            what = f"image '{image_id}' is listed {count} times; it is used once"
+            yield Finding(Severity.WARNING, "duplicate", str(where), what, "Remove the repeated lines")
+
+
+def contradicting_rows(rows: Sequence[TagRow], ids: Sequence[str], where: Path) -> Iterator[Finding]:
+    """An error for each image with two rows whose tags differ."""
+    seen: dict[str, set[str]] = {}
+    known = set(ids)
+    for row in rows:
+        names = set(row.names)
+        if row.id in known and seen.setdefault(row.id, names) != names:
+            what = f"image '{row.id}' has two rows with different tags"
+            yield Finding(Severity.ERROR, "duplicate", str(where), what, "Keep one row an image, with all its tags")
+
+
+def _named_classes(root: Path, classes: Sequence[str] | None) -> ClassList | None:
+    if classes is not None:
+        return ClassList(tuple(classes))
+    file = root / "classes.txt"
+    return read_classes(file) if file.is_file() else None
+
+
+def _images_below(folder: Path, skip: Sequence[str]) -> dict[str, list[Path]]:
+    """Id -> files of that id (more than one if they differ in the suffix only), sorted."""
+    found = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and parts[0] not in skip and path.is_file():
+            found[check_id(id_of("/".join(parts)), where=path)].append(path)
+    if not found:
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise UserError("there are no images", where=folder, remedy=f"Put some there ({kinds})")
+    return dict(found)

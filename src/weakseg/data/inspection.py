@@ -1,0 +1,187 @@
+"""The part of an audit that looks at one image and its labels."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from weakseg.data.annotations import Box
+from weakseg.data.dataset import BOX_SLACK, Dataset, size_error
+from weakseg.data.findings import Finding, Severity
+from weakseg.data.images import read_image, read_mask, read_saliency
+from weakseg.data.sample import IGNORE, WeakLabel
+from weakseg.errors import UserError
+
+SMALL = 32  # pixels; a network of stride 32 sees one position
+
+
+@dataclass
+class Inspection:
+    """What is known about one image after all of its files have been read.
+
+    Attributes:
+        image_id: Its id.
+        findings: What is wrong with it.
+        size: Height and width, ``None`` if it cannot be read.
+        tags: Tags that are classes, ``None`` if unknown.
+        boxes: Number of boxes by class.
+        in_mask: Names of the classes in the mask, ``None`` if there is none that can be read.
+        contradiction: How tags and mask differ; empty where they agree or one of them is unknown.
+        kinds: Which labels it has.
+    """
+
+    image_id: str
+    findings: list[Finding] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    tags: frozenset[str] | None = None
+    boxes: Counter[str] = field(default_factory=Counter)
+    in_mask: frozenset[str] | None = None
+    contradiction: str = ""
+    kinds: set[WeakLabel] = field(default_factory=set)
+
+    @property
+    def classes(self) -> frozenset[str] | None:
+        """What the image shows, from its tags or else its boxes; ``None`` if neither is known."""
+        return self.tags if self.tags is not None or WeakLabel.BOXES not in self.kinds else frozenset(self.boxes)
+
+
+def inspect(dataset: Dataset, image_id: str, *, untagged: Severity, allow_untagged: bool) -> Inspection:
+    """Read an image and all its labels, and note everything that is wrong.
+
+    Args:
+        dataset: Where it is.
+        image_id: Which one.
+        untagged: How bad it is if nothing says what the image shows.
+        allow_untagged: Whether an image may be said to show none of the classes.
+    """
+    seen, paths = Inspection(image_id), dataset.paths(image_id)
+    checks = (
+        _check_image(seen, dataset, paths),
+        _check_saliency(seen, paths),
+        _check_mask(seen, dataset, paths),
+        _check_boxes(seen, dataset, paths),
+        _check_tags(seen, dataset, untagged, allow_untagged),
+    )
+    for check in checks:
+        try:
+            seen.findings.extend(check)
+        except UserError as error:
+            seen.findings.append(Finding.of(error, "unreadable"))
+    first = {(finding.where, finding.problem): finding for finding in reversed(seen.findings)}
+    seen.findings = list(reversed(first.values()))  # tags taken from boxes repeat what is wrong with these
+    return seen
+
+
+def _check_image(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
+    if "image" not in paths:
+        what = f"there is no file for the image '{seen.image_id}'"
+        remedy = "Put it there, or remove it from the list of images"
+        yield Finding(Severity.ERROR, "missing", str(dataset.root), what, remedy)
+        return
+    image = read_image(paths["image"])
+    height, width = seen.size = (image.shape[1], image.shape[2])
+    if min(seen.size) < SMALL:
+        what = f"is only {width} x {height} pixels"
+        remedy = f"Use images of at least {SMALL} x {SMALL} pixels"
+        yield Finding(Severity.WARNING, "small", str(paths["image"]), what, remedy)
+
+
+def _check_saliency(seen: Inspection, paths: dict[str, Path]) -> Iterator[Finding]:
+    if (path := paths.get("saliency")) is None:
+        return
+    seen.kinds.add(WeakLabel.SALIENCY)
+    yield from _check_size(seen, path, read_saliency(path).shape)
+
+
+def _check_mask(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
+    if (path := paths.get("mask")) is None:
+        return
+    seen.kinds.add(WeakLabel.MASKS)
+    mask = read_mask(path)
+    yield from _check_size(seen, path, mask.shape)
+    values = set(np.unique(mask.numpy()).tolist())
+    strange = sorted(values - {*range(len(dataset.classes) + 1), IGNORE})
+    seen.in_mask = frozenset(dataset.classes.with_background[value] for value in values - {0, IGNORE, *strange})
+    if strange:
+        what = f"has the mask values {_listed(map(str, strange))}, which are no class"
+        remedy = (
+            f"Use 0 for background, 1 to {len(dataset.classes)} for the classes, {IGNORE} for what is to be ignored"
+        )
+        yield Finding(Severity.ERROR, "mask-values", str(path), what, remedy)
+
+
+def _check_size(seen: Inspection, path: Path, shape: tuple[int, ...]) -> Iterator[Finding]:
+    if seen.size is not None and shape[-2:] != seen.size:
+        yield Finding.of(size_error(path, shape, seen.size), "size")
+
+
+def _check_boxes(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
+    boxes = dataset.boxes(seen.image_id)
+    if boxes is None:
+        return
+    seen.kinds.add(WeakLabel.BOXES)
+    where = paths["annotation"]
+    for box, count in Counter(boxes).items():
+        seen.boxes[box.name] += count
+        yield from _check_name(dataset, box.name, where, seen.image_id)
+        if count > 1:
+            what = f"{_described(box)} stands there {count} times"
+            yield Finding(Severity.WARNING, "box", str(where), what, "Remove the repetitions")
+        yield from _check_corners(seen, box, where)
+
+
+def _check_corners(seen: Inspection, box: Box, where: Path) -> Iterator[Finding]:
+    x1, y1, x2, y2 = box.corners
+    if x2 <= x1 or y2 <= y1:
+        what = f"{_described(box)} has no area"
+        yield Finding(Severity.ERROR, "box", str(where), what, "Correct or remove it (xmin <= xmax, ymin <= ymax)")
+    elif seen.size is not None:
+        height, width = seen.size
+        beyond = max(-x1, -y1, x2 - width, y2 - height)
+        if beyond > 0:
+            what = f"{_described(box)} reaches {beyond:g} pixels outside the image of {width} x {height} pixels"
+            severity = Severity.WARNING if beyond <= BOX_SLACK else Severity.ERROR
+            remedy = "Correct it: pixels are counted from 1; check that image and annotation belong together"
+            yield Finding(severity, "box", str(where), what, remedy)
+
+
+def _check_tags(seen: Inspection, dataset: Dataset, untagged: Severity, allow_untagged: bool) -> Iterator[Finding]:
+    names, file = dataset.tag_names(seen.image_id), dataset.tags_file(seen.image_id)
+    if names is None:
+        remedy = "Add a row with its tags to the table" if file.suffix == ".csv" else "Add it, or a tags.csv"
+        yield Finding(untagged, "tags", str(file), f"nothing says what the image '{seen.image_id}' shows", remedy)
+        return
+    seen.kinds.add(WeakLabel.TAGS)
+    if not names and not allow_untagged:
+        remedy = "Add its tags, or set data.allow_untagged to true if it shows none of the classes"
+        yield Finding(untagged, "tags", str(file), f"image '{seen.image_id}' has no tags", remedy)
+    for name in names:
+        yield from _check_name(dataset, name, file, seen.image_id)
+    seen.tags = frozenset(names) & set(dataset.classes.names)
+    if seen.in_mask is not None and seen.tags != seen.in_mask:
+        only_tag, only_mask = _listed(sorted(seen.tags - seen.in_mask)), _listed(sorted(seen.in_mask - seen.tags))
+        parts = (
+            f"tagged but not in the mask: {only_tag}" * bool(only_tag),
+            f"in the mask only: {only_mask}" * bool(only_mask),
+        )
+        seen.contradiction = "; ".join(filter(None, parts))
+
+
+def _check_name(dataset: Dataset, name: str, where: Path, image_id: str) -> Iterator[Finding]:
+    try:
+        dataset.classes.index(name)
+    except UserError as error:
+        what = f"{error.problem} of the image '{image_id}'"
+        yield Finding(Severity.ERROR, "class-name", str(where), what, error.remedy or "")
+
+
+def _described(box: Box) -> str:
+    x1, y1, x2, y2 = box.corners
+    return f"the box of '{box.name}' (xmin {x1 + 1:g}, ymin {y1 + 1:g}, xmax {x2:g}, ymax {y2:g})"
+
+
+def _listed(names: Iterator[str] | list[str], most: int = 8) -> str:
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

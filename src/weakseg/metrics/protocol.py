@@ -1,0 +1,198 @@
+"""Numbers with the name of the protocol that made them.
+
+Results in this field disagree because of protocol, not code: seeds or refined masks or a trained network, on which
+images, with the image's true tags or not, with a threshold chosen on the truth or not. No number leaves without saying
+so.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from weakseg.errors import UserError
+from weakseg.metrics.iou import Absent, ConfusionMatrix
+from weakseg.registry import near_matches
+
+STAGES = ("seed", "mask", "seg")
+LABELS = ("tags", "boxes", "saliency", "masks")
+
+_SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+def protocol_name(stage: str, split: str) -> str:
+    """``stage@split``, such as ``seed@train``, ``mask@train`` or ``seg@val``.
+
+    Args:
+        stage: "seed", masks straight from localisation maps; "mask", refined ones; "seg", of the segmentation network.
+        split: Name of the list of images.
+
+    Raises:
+        UserError: If there is no such stage, or the split's name has other characters than a-z, 0-9, - and _.
+    """
+    if stage not in STAGES:
+        raise UserError(f"unknown stage '{stage}'", remedy=near_matches(stage, STAGES))
+    if not _SPLIT.fullmatch(split):
+        raise UserError(f"'{split}' cannot name a split", remedy="Use lower-case letters, digits, - and _")
+    return f"{stage}@{split}"
+
+
+def supervision_name(labels: Iterable[str]) -> str:
+    """Kinds of weak labels in their usual order, such as ``tags+saliency``.
+
+    Raises:
+        UserError: If there is none, or an unknown one.
+    """
+    kinds = set(labels)
+    for kind in sorted(kinds - set(LABELS)):
+        raise UserError(f"unknown supervision '{kind}'", remedy=near_matches(kind, LABELS))
+    if not kinds:
+        raise UserError("a result without supervision", remedy="Name at least one of " + ", ".join(LABELS))
+    return "+".join(kind for kind in LABELS if kind in kinds)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Help that a number had.
+
+    Attributes:
+        gt_tags: The image's true tags chose the classes.
+        crf: A conditional random field refined the result.
+        multi_scale: The image was seen at several scales.
+        threshold_swept: The background threshold, if it was chosen by the truth; ``None`` if it was fixed before.
+    """
+
+    gt_tags: bool = False
+    crf: bool = False
+    multi_scale: bool = False
+    threshold_swept: float | None = None
+
+    def words(self) -> list[str]:
+        """What is on, in words."""
+        words = {"gt tags": self.gt_tags, "crf": self.crf, "multi-scale": self.multi_scale}
+        swept = [] if self.threshold_swept is None else [f"threshold swept {self.threshold_swept:g}"]
+        return [word for word, on in words.items() if on] + swept
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """What one protocol measured; all values are fractions.
+
+    Attributes:
+        miou: Mean over the classes that are not absent; ``None`` if all are.
+        per_class: IoU by class name, background first; ``None`` for a class left out.
+        flags: Help it had.
+        supervision: Kinds of labels that training saw, see ``supervision_name``.
+        images: How many were measured.
+        backbone: Name of the network's backbone.
+        weights: Where its initial weights come from.
+        absent: Names of the classes left out of the mean.
+        others: Other metrics by name, such as ``contour_f``.
+
+    Raises:
+        UserError: If ``supervision`` is not in the form of ``supervision_name``.
+        ValueError: If another metric has a reserved name.
+    """
+
+    miou: float | None
+    per_class: dict[str, float | None]
+    flags: Flags
+    supervision: str
+    images: int
+    backbone: str
+    weights: str
+    absent: tuple[str, ...] = ()
+    others: dict[str, float | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = supervision_name(self.supervision.split("+"))
+        if named != self.supervision:
+            raise UserError(f"supervision '{self.supervision}'", remedy=f"Write it as '{named}'")
+        if reserved := sorted(set(self.others) & _RESERVED):
+            raise ValueError(f"a metric cannot be called '{reserved[0]}'")
+
+    @classmethod
+    def from_confusion(
+        cls,
+        confusion: ConfusionMatrix,
+        class_names: Sequence[str],
+        *,
+        flags: Flags,
+        supervision: str,
+        images: int,
+        backbone: str,
+        weights: str,
+        others: Mapping[str, float] | None = None,
+        absent: Absent = "skip",
+    ) -> "ProtocolResult":
+        """Result of a confusion matrix over a whole set.
+
+        Args:
+            confusion: Of K classes.
+            class_names: K names, background first.
+            flags: See the class, as for the following.
+            supervision: Kinds of labels that training saw.
+            images: How many were measured.
+            backbone: Name of the network's backbone.
+            weights: Where its initial weights come from.
+            others: Other metrics by name.
+            absent: Which classes are left out, see ``iou_per_class``.
+
+        Raises:
+            ValueError: If the number of names is not K.
+        """
+        return cls(
+            miou=_finite(confusion.miou(absent)),
+            per_class=dict(zip(class_names, map(_finite, confusion.iou(absent).tolist()), strict=True)),
+            flags=flags,
+            supervision=supervision,
+            images=images,
+            backbone=backbone,
+            weights=weights,
+            absent=tuple(class_names[value] for value in confusion.left_out(absent)),
+            others={name: _finite(value) for name, value in (others or {}).items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Value of the protocol's key in ``metrics.json``."""
+        found = asdict(self)
+        others = found.pop("others")
+        return {"miou": found.pop("miou"), **others, **found, "absent": list(self.absent)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ProtocolResult":
+        """Read what ``to_json`` gave."""
+        known = {name: value[name] for name in _RESERVED - {"absent"}}
+        known |= {"flags": Flags(**value["flags"]), "absent": tuple(value.get("absent", ()))}
+        return cls(**known, others={name: other for name, other in value.items() if name not in _RESERVED})
+
+
+_RESERVED = {name for name in ProtocolResult.__dataclass_fields__ if name != "others"}
+
+
+def protocol_line(name: str, result: ProtocolResult) -> str:
+    """One line for people: the number, and everything that one has to know to compare it.
+
+    Args:
+        name: See ``protocol_name``.
+        result: What it measured.
+
+    Returns:
+        Such as ``seed@train 43.5 % mIoU (tags, 219 images, gt tags, multi-scale, threshold swept 0.45;
+        mobilenetv2_100, weights imagenet)``.
+    """
+    numbers = [f"{_percent(result.miou)} mIoU"]
+    numbers += [f"{_percent(value)} {metric}" for metric, value in result.others.items()]
+    help_had = result.flags.words() or ["no flags"]
+    absent = [f"absent classes left out: {len(result.absent)}"] if result.absent else []
+    facts = ", ".join([result.supervision, f"{result.images} images", *help_had, *absent])
+    return f"{name} {', '.join(numbers)} ({facts}; {result.backbone}, weights {result.weights})"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{100 * value:.1f} %"

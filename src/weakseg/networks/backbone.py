@@ -1,0 +1,181 @@
+"""Any timm model as a fully convolutional backbone at output stride 8, 16 or 32."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from weakseg.errors import UserError
+from weakseg.networks.dilate import dilate
+from weakseg.networks.weights import load_backbone_weights, read_weights
+from weakseg.registry import near_matches
+
+NormMode = Literal["train", "statistics", "frozen"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """The layers of an image classifier up to its last feature map.
+
+    Args:
+        name: timm model name.
+        weights: ``"timm"`` (pretrained weights of that model, from its hub), a local file, or ``"none"``.
+        output_stride: Image pixels per feature map cell, 8, 16 or 32; ``None`` keeps the model's own.
+        batchnorm: ``"train"`` as usual; ``"statistics"`` uses the stored mean and deviation and trains the affine part
+            (IRN's ResNet50); ``"frozen"`` freezes both (PSA's ResNet38).
+        freeze: Prefixes of module names whose parameters stay as they are, such as ``["conv1", "bn1", "layer1"]``.
+        mean: Mean of the normalised image's RGB channels, for images in [0, 1]; ``None`` takes the model's own.
+        std: Standard deviation, likewise.
+        sha256: Expected checksum of a local weights file.
+        options: Further keyword arguments of the timm model, such as ``{"pad_type": "same"}``.
+
+    Attributes:
+        channels: D, channels of the last feature map.
+        stride: Output stride.
+
+    Raises:
+        UserError: If the model is unknown, cannot run at this stride, or its weights do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str = "timm",
+        output_stride: int | None = 16,
+        batchnorm: NormMode = "statistics",
+        freeze: Sequence[str] = (),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        sha256: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.weights, self.batchnorm = name, weights, batchnorm
+        self.model, self.stride = _create(name, output_stride, dict(options or {}), pretrained=weights == "timm")
+        if weights not in ("timm", "none"):
+            load_backbone_weights(self.model, read_weights(Path(weights), sha256), weights)
+        self.channels = int(self.model.num_features)
+        config = cast("dict[str, Any]", getattr(self.model, "pretrained_cfg", {}))
+        self.mean = tuple(mean or config.get("mean", IMAGENET_MEAN))
+        self.std = tuple(std or config.get("std", IMAGENET_STD))
+        self._freeze(freeze)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, D, h, w) features."""
+        return self._as_map(self.model.forward_features(images), images)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """All intermediate feature maps, finest first, each (B, D_k, h_k, w_k).
+
+        Raises:
+            UserError: If timm gives no access to the stages of this model.
+        """
+        if not hasattr(self.model, "forward_intermediates"):
+            raise UserError(f"timm gives no stages for '{self.name}'", remedy="Choose another backbone")
+        return list(self.model.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As usual, except that batch normalisation keeps to its stored statistics unless it is to be trained."""
+        super().train(mode)
+        if self.batchnorm != "train":
+            for layer in self._batchnorm_layers():
+                layer.eval()
+        return self
+
+    def _batchnorm_layers(self) -> list[nn.Module]:
+        return [layer for layer in self.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+    def _freeze(self, prefixes: Sequence[str]) -> None:
+        modules = dict(self.model.named_modules())
+        for prefix in prefixes:
+            if prefix not in modules:
+                top = [name for name in modules if name and name.count(".") <= prefix.count(".")]
+                raise UserError(f"backbone '{self.name}' has no module '{prefix}'", remedy=near_matches(prefix, top))
+            modules[prefix].requires_grad_(False)
+        if self.batchnorm == "frozen":
+            for layer in self._batchnorm_layers():
+                layer.requires_grad_(False)
+
+    def _as_map(self, features: Tensor, images: Tensor) -> Tensor:
+        if features.ndim == 3:
+            height, width = images.shape[-2] // self.stride, images.shape[-1] // self.stride
+            patches = features[:, -height * width :]
+            return patches.transpose(1, 2).reshape(len(images), -1, height, width)
+        if features.shape[1] != self.channels:
+            return features.permute(0, 3, 1, 2)
+        return features
+
+
+def _create(name: str, stride: int | None, options: dict[str, Any], *, pretrained: bool) -> tuple[Any, int]:
+    """The timm model and its output stride."""
+    if not timm.is_model(name):
+        raise UserError(f"unknown backbone '{name}'", remedy=near_matches(name, timm.list_models()))
+    build = _Builder(name, options, pretrained)
+    own = build()
+    own_stride = _stride(own)
+    if stride is None or stride == own_stride:
+        return own, own_stride
+    try:
+        model = build(output_stride=stride)
+    except (TypeError, AssertionError, NotImplementedError):
+        model = own
+        try:
+            dilate(model, _example(model), stride)
+        except ValueError:
+            model = own
+    reached = _stride(model)
+    if reached != stride:
+        raise UserError(
+            f"backbone '{name}' cannot run at output stride {stride}",
+            remedy=f"Set output_stride to {own_stride} or choose a convolutional backbone",
+        )
+    return model, reached
+
+
+class _Builder:
+    """Creates one timm model in several ways; transformers are asked to accept images of any size."""
+
+    def __init__(self, name: str, options: dict[str, Any], pretrained: bool) -> None:
+        self.name, self.options, self.pretrained = name, options, pretrained
+
+    def __call__(self, **more: Any) -> Any:  # noqa: ANN401
+        for flexible in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+            try:
+                return self._create(**flexible, **more)
+            except TypeError:
+                continue
+        return self._create(**more)
+
+    def _create(self, **more: Any) -> Any:  # noqa: ANN401
+        try:
+            return timm.create_model(
+                self.name, pretrained=self.pretrained, num_classes=0, **{**self.options, **more}
+            ).eval()
+        except (OSError, RuntimeError) as error:
+            if not self.pretrained:
+                raise
+            raise UserError(
+                f"the pretrained weights of '{self.name}' cannot be had from timm's hub ({type(error).__name__})",
+                remedy="Check the network, or set backbone.weights to a local file or 'none'",
+            ) from error
+
+
+def _example(model: Any) -> Tensor:  # noqa: ANN401
+    size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
+    return torch.zeros(1, 3, size, size)
+
+
+def _stride(model: Any) -> int:  # noqa: ANN401
+    """Image pixels per cell of the last feature map, by looking."""
+    image = _example(model)
+    was_training = model.training
+    with torch.no_grad():
+        features = model.eval().forward_features(image)
+    model.train(was_training)
+    if features.ndim == 3:
+        return int(model.patch_embed.patch_size[0])
+    return round(image.shape[-1] / int(features.shape[2]))

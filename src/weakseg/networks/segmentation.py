@@ -1,0 +1,117 @@
+"""Segmentation networks: any decoder of segmentation-models-pytorch on any timm encoder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from weakseg.errors import UserError
+from weakseg.networks.backbone import IMAGENET_MEAN, IMAGENET_STD, NormMode
+from weakseg.networks.weights import load_backbone_weights, read_weights
+from weakseg.registry import find, near_matches
+
+MULTIPLE = 32
+NETWORKS: Mapping[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+ATROUS = frozenset({"deeplabv3", "deeplabv3plus"})
+
+
+class SegmentationNetwork(nn.Module):
+    """Encoder and decoder; takes images of any size and answers at their size.
+
+    Args:
+        name: Decoder, a key of ``NETWORKS`` such as ``"deeplabv3plus"``, ``"unet"`` or ``"fpn"``.
+        num_outputs: K, number of mask values: the object classes and background.
+        encoder: timm model name.
+        weights: ``"timm"``, a local file, or ``"none"``; see ``Backbone``.
+        output_stride: Of the encoder, 8 or 16, for the DeepLab decoders; the others use all of its stages.
+        batchnorm: How the encoder's batch normalisation behaves; see ``Backbone``. The decoder's is always trained.
+        mean: Mean of the normalised image's RGB channels; ``None`` takes the encoder's own.
+        std: Standard deviation, likewise.
+        sha256: Expected checksum of a local weights file.
+        options: Further keyword arguments of the timm encoder.
+        decoder: Further keyword arguments of the decoder.
+
+    Raises:
+        UserError: If decoder and encoder do not go together, or the weights do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_outputs: int,
+        *,
+        encoder: str,
+        weights: str = "timm",
+        output_stride: int | None = 16,
+        batchnorm: NormMode = "statistics",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        sha256: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        find(name, NETWORKS, "network")
+        if not timm.is_model(encoder):
+            raise UserError(f"unknown backbone '{encoder}'", remedy=near_matches(encoder, timm.list_models()))
+        settings = {**(options or {}), **(decoder or {})}
+        if name in ATROUS and output_stride is not None:
+            settings["encoder_output_stride"] = output_stride
+        self.model = _create(name, encoder, num_outputs, settings, pretrained=weights == "timm")
+        if weights not in ("timm", "none"):
+            load_backbone_weights(self.encoder, read_weights(Path(weights), sha256), weights)
+        self.batchnorm = batchnorm
+        config = timm.get_pretrained_cfg(encoder)
+        self.mean = tuple(mean or (config.mean if config else IMAGENET_MEAN))
+        self.std = tuple(std or (config.std if config else IMAGENET_STD))
+        if batchnorm == "frozen":
+            for layer in self._encoder_batchnorm():
+                layer.requires_grad_(False)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part that starts from pretrained weights."""
+        encoder: nn.Module = self.model.encoder.model
+        return encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, K, H, W) logits; inside, zeros pad the sides to a multiple of 32."""
+        height, width = images.shape[-2:]
+        padded = nn.functional.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        logits: Tensor = self.model(padded)
+        return logits[..., :height, :width]
+
+    def train(self, mode: bool = True) -> "SegmentationNetwork":
+        """As usual, except for the encoder's batch normalisation."""
+        super().train(mode)
+        if self.batchnorm != "train":
+            for layer in self._encoder_batchnorm():
+                layer.eval()
+        return self
+
+    def _encoder_batchnorm(self) -> list[nn.Module]:
+        return [layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def _create(name: str, encoder: str, num_outputs: int, settings: dict[str, Any], *, pretrained: bool) -> Any:  # noqa: ANN401
+    try:
+        model = smp.create_model(
+            name,
+            encoder_name=f"tu-{encoder}",
+            encoder_weights="imagenet" if pretrained else None,
+            classes=num_outputs,
+            **settings,
+        )
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))
+    except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"decoder '{name}' on encoder '{encoder}' cannot be built ({reason})",
+            remedy="Choose another decoder, encoder or output_stride, or local weights",
+        ) from error
+    return model

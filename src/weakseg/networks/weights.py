@@ -1,0 +1,107 @@
+"""Initial weights from a local file: safetensors, or a PyTorch file that holds tensors only."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from weakseg.data.files import write_bytes
+from weakseg.errors import UserError
+
+Weights = Mapping[str, Tensor]
+
+
+def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Tensors by name from a ``.safetensors`` or tensors-only ``.pth`` file; nothing is unpickled.
+
+    Args:
+        path: The file.
+        sha256: Expected checksum (hexadecimal) of the file, or ``None``.
+
+    Raises:
+        UserError: If the file is missing, damaged, of another kind, or its checksum differs.
+    """
+    if not path.is_file():
+        raise UserError("no such weights file", where=path, remedy="Give the path of a .safetensors file, or 'none'")
+    if sha256 is not None and checksum(path) != sha256.lower():
+        raise UserError("the checksum differs from the one in the recipe", where=path, remedy="Fetch the file again")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise UserError(
+            "cannot be read as weights", where=path, remedy="Use safetensors or a tensors-only PyTorch file"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError("holds no table of tensors", where=path, remedy="Save the model's state_dict()")
+    return state
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_backbone_weights(module: nn.Module, weights: Weights, where: str | Path) -> None:
+    """Put ImageNet-like weights into a backbone; a classifier in the file is left over.
+
+    Names are compared with ``.`` and ``_`` alike, because feature extractors flatten module names.
+
+    Raises:
+        UserError: If tensors that the backbone needs are missing or have another shape.
+    """
+    given = {_plain(name): tensor for name, tensor in weights.items()}
+    own = module.state_dict()
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    missing = [name for name in needed if _plain(name) not in given]
+    if missing:
+        raise UserError(
+            f"lacks {len(missing)} of the {len(needed)} tensors that the backbone needs, '{missing[0]}' first",
+            where=where,
+            remedy="Check that backbone.name and the weights belong together",
+        )
+    shaped = {name: given[_plain(name)] for name in needed}
+    for name, tensor in shaped.items():
+        if tensor.shape != own[name].shape:
+            raise UserError(
+                f"tensor '{name}' has shape {tuple(tensor.shape)}, the backbone needs {tuple(own[name].shape)}",
+                where=where,
+                remedy="Check that backbone.name and the weights belong together",
+            )
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in shaped.items()}, strict=False)
+
+
+def save_weights(module: nn.Module, path: Path, about: Mapping[str, str]) -> None:
+    """Write all parameters and buffers as safetensors, ``about`` in its header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    write_bytes(path, save(tensors, metadata=dict(about)))
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """What ``save_weights`` wrote into the header."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read back what ``save_weights`` wrote.
+
+    Raises:
+        UserError: If the file does not belong to this network.
+    """
+    try:
+        module.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise UserError("belongs to another network", where=path, remedy="Train it again with this recipe") from error
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")

@@ -1,0 +1,130 @@
+"""From recipe sections to the things they describe."""
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from weakseg import __version__
+from weakseg.data.sample import WeakLabel
+from weakseg.data.transforms import Transform, classification, segmentation
+from weakseg.errors import UserError
+from weakseg.methods.method import Method
+from weakseg.methods.registry import method_class
+from weakseg.networks.backbone import Backbone
+from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
+from weakseg.networks.weights import checksum
+from weakseg.pipeline.options import checked_options
+from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Segment
+from weakseg.refine.registry import refiner_class
+from weakseg.registry import find
+from weakseg.segment.losses import loss_function, loss_options
+from weakseg.segment.segmenter import Segmenter
+
+PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "lightning", "numpy")
+
+
+class Normalising(Protocol):
+    """A network that knows how its images are to be normalised."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def method_options(chosen: Named) -> dict[str, Any]:
+    """Options of the localisation method, defaults filled in.
+
+    Raises:
+        UserError: If the method or one of its options is unknown.
+    """
+    return checked_options(method_class(chosen.name), chosen.options, "localize.method")
+
+
+def needs(chosen: Named) -> frozenset[WeakLabel]:
+    """The weak labels that the method is trained on."""
+    return method_class(chosen.name).needs
+
+
+def refiner_steps(chosen: Sequence[Named]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and options of the refiners, defaults filled in."""
+    return [
+        (step.name, checked_options(refiner_class(step.name), step.options, f"refine.{position}"))
+        for position, step in enumerate(chosen)
+    ]
+
+
+def check_loss(segment: Segment | None) -> None:
+    """See that the segmenter's decoder and loss exist.
+
+    Raises:
+        UserError: If the network, the loss or one of its options is unknown.
+    """
+    if segment is not None:
+        find(segment.network.name, NETWORKS, "network")
+        checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
+
+
+def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Method:
+    """The localiser with its initial weights."""
+    return method_class(settings.method.name)(Backbone(**settings.backbone.model_dump()), num_classes, **options)
+
+
+def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -> Segmenter:
+    """The segmenter with its initial weights."""
+    encoder = backbone.model_dump(exclude={"name", "freeze"})
+    stride = encoder.pop("output_stride")
+    network = SegmentationNetwork(
+        settings.network.name,
+        num_classes + 1,
+        encoder=backbone.name,
+        output_stride=min(stride or 16, 16),
+        decoder=settings.network.options,
+        **encoder,
+    )
+    return Segmenter(network, loss_options(settings.loss.name, settings.loss.options), settings.head_factor)
+
+
+def transform(augment: Augment, network: Normalising, *, masks: bool = False) -> Transform:
+    """Training augmentation.
+
+    Raises:
+        UserError: If both or none of ``resize`` and ``scale`` are given.
+    """
+    if (augment.resize is None) == (augment.scale is None):
+        raise UserError("give one of 'resize' and 'scale'", where="train.augment", remedy="Remove or add one")
+    jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    preset = segmentation if masks else classification
+    return preset(
+        augment.crop,
+        resize=augment.resize,
+        scale=augment.scale,
+        flip=augment.flip,
+        jitter=jitter,
+        mean=network.mean,
+        std=network.std,
+    )
+
+
+def backbone_inputs(backbone: BackboneSettings) -> dict[str, Any]:
+    """What a trained network depends on: the settings, and the content of a local weights file."""
+    path = Path(backbone.weights)
+    content = checksum(path) if backbone.weights not in ("timm", "none") and path.is_file() else None
+    return {**backbone.model_dump(exclude={"weights"}), "weights": content or backbone.weights}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a result."""
+    found = {"weakseg": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "?"
+    return found
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (any JSON value)
+    """Content of a JSON file; an empty mapping where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,0 +1,74 @@
+"""Which stages of a run are done, and from which inputs."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weakseg.data.files import write_json
+from weakseg.errors import UserError
+
+MANIFEST, TIMINGS = "MANIFEST.json", "timings.json"
+
+
+def fingerprint(**parts: Any) -> str:  # noqa: ANN401
+    """A short hash of everything that a stage's result depends on."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+class Manifest:
+    """``MANIFEST.json`` of a run folder: for each stage the hash of its inputs and whether it is done.
+
+    Args:
+        folder: The run folder; need not exist yet.
+
+    Raises:
+        UserError: If the file is there but damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stages = _read(folder / MANIFEST)
+        self.timings = _read(folder / TIMINGS)
+
+    def done(self, stage: str, inputs: str) -> bool:
+        """Whether the stage is finished for these inputs."""
+        entry = self.stages.get(stage, {})
+        return bool(entry.get("done")) and entry.get("inputs") == inputs
+
+    def begin(self, stage: str, inputs: str, outputs: Sequence[str]) -> None:
+        """Note that the stage is being worked on; what it made from other inputs is removed first."""
+        if self.stages.get(stage, {}).get("inputs") != inputs:
+            for name in outputs:
+                _remove(self.folder / name)
+        self.stages[stage] = {"inputs": inputs, "done": False}
+        write_json(self.folder / MANIFEST, self.stages)
+
+    def finish(self, stage: str, inputs: str, timing: Mapping[str, Any]) -> None:
+        """Note that the stage is done and how long it took."""
+        self.timings[stage] = dict(timing)
+        write_json(self.folder / TIMINGS, self.timings)
+        self.stages[stage] = {"inputs": inputs, "done": True}
+        write_json(self.folder / MANIFEST, self.stages)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "is damaged", where=path, remedy="Remove the run folder, or choose another run.folder"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

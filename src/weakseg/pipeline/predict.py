@@ -1,0 +1,105 @@
+"""Segmenting new images with the network of a finished run."""
+
+import glob
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from weakseg.data.files import write_bytes
+from weakseg.data.ids import IMAGE_SUFFIXES
+from weakseg.data.images import read_image, write_mask
+from weakseg.errors import UserError
+from weakseg.networks.weights import load_weights, read_about
+from weakseg.pipeline import build
+from weakseg.pipeline.device import choose_device
+from weakseg.pipeline.inference import predict_images
+from weakseg.pipeline.progress import Reporter
+from weakseg.pipeline.recipe import Recipe, load_recipe
+from weakseg.report.pictures import overlay_mask
+from weakseg.segment.segmenter import Segmenter
+
+
+def predict_files(run_folder: Path, images: Sequence[str], output: Path, *, overlay: bool, reporter: Reporter) -> int:
+    """Write a palette PNG for each image, named after it.
+
+    Args:
+        run_folder: A run with a trained segmenter.
+        images: Files, folders (all images below them) or globs.
+        output: Folder of the masks.
+        overlay: Also write ``NAME.overlay.jpg``, the mask laid over the image.
+        reporter: Receives progress.
+
+    Returns:
+        Number of masks.
+
+    Raises:
+        UserError: If the run has no segmenter, nothing matches, or an image cannot be read.
+    """
+    recipe, segmenter = load_segmenter(run_folder)
+    files = _matching(images)
+    device = choose_device(recipe.run.device, 1)
+    segmenter = segmenter.to(device.target)
+    assert recipe.segment is not None
+    with reporter.track("predict", len(files)) as bar:
+        for name, path in files.items():
+            image = read_image(path)
+            mask = next(predict_images(segmenter, [image], recipe.segment.predict, device))
+            write_mask(output / f"{name}.png", mask)
+            if overlay:
+                picture = overlay_mask(image.permute(1, 2, 0).numpy(), mask.numpy())
+                buffer = io.BytesIO()
+                Image.fromarray(picture).save(buffer, format="JPEG", quality=90)
+                write_bytes(output / f"{name}.overlay.jpg", buffer.getvalue())
+            bar.advance()
+    return len(files)
+
+
+def load_segmenter(run_folder: Path) -> tuple[Recipe, Segmenter]:
+    """The recipe of a run and its trained segmenter, ready to predict.
+
+    Raises:
+        UserError: If the folder has none.
+    """
+    weights, recipe_file = run_folder / "segmenter.safetensors", run_folder / "recipe.yaml"
+    if not weights.is_file() or not recipe_file.is_file():
+        raise UserError("holds no trained segmenter", where=run_folder, remedy="Give the folder of a finished run")
+    recipe = load_recipe(yaml.safe_load(recipe_file.read_text(encoding="utf-8")))
+    if recipe.segment is None:
+        raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
+    classes = read_about(weights)["classes"].split("\n")
+    backbone = recipe.segment.backbone or recipe.localize.backbone
+    untrained = backbone.model_copy(update={"weights": "none", "sha256": None})
+    segmenter = build.segmenter(recipe.segment, untrained, len(classes))
+    load_weights(segmenter, weights)
+    return recipe, segmenter.eval()
+
+
+def _matching(images: Sequence[str]) -> dict[str, Path]:
+    """Name of the mask -> image, in order."""
+    found: dict[str, Path] = {}
+    for pattern in images:
+        for name, path in _one(pattern):
+            if found.get(name, path) != path:
+                raise UserError(
+                    f"would have the same mask as {found[name]}", where=path, remedy="Predict them into two folders"
+                )
+            found[name] = path
+    if not found:
+        raise UserError("no image matches", where=" ".join(images), remedy="Give files, folders or quoted globs")
+    return found
+
+
+def _one(pattern: str) -> list[tuple[str, Path]]:
+    root = Path(pattern)
+    if root.is_dir():
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        return [(path.relative_to(root).with_suffix("").as_posix(), path) for path in files]
+    if root.is_file():
+        return [(root.stem, root)]
+    if not glob.has_magic(pattern):
+        raise UserError("there is no such image", where=root, remedy="Check the path")
+    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (patterns may be absolute)
+    return [(Path(name).stem, Path(name)) for name in names if Path(name).is_file()]

@@ -1,0 +1,258 @@
+"""Recipes: one experiment in YAML, checked before anything is touched."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from weakseg.errors import UserError
+from weakseg.networks.backbone import NormMode
+from weakseg.pipeline.options import Section, recipe_error
+from weakseg.registry import near_matches
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[tuple[float, float], Field(description="lowest and highest")]
+
+
+class Named(BaseModel):
+    """Something chosen by name, with options: ``{name: crf, params: D}`` or just ``crf``."""
+
+    model_config = {"extra": "allow", "frozen": True}
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The other keys."""
+        return dict(self.model_extra or {})
+
+
+Choice = Annotated[Named, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+
+
+class Data(Section):
+    """Where the images and their labels are."""
+
+    root: str
+    kind: str = "auto"
+    train: str = "train"
+    val: str | None = "val"
+    allow_untagged: bool = False
+
+
+class BackboneSettings(Section):
+    """The network's body and its initial weights; see ``Backbone``."""
+
+    name: str = "resnet50"
+    weights: str = "timm"
+    sha256: str | None = None
+    output_stride: Literal[8, 16, 32] | None = 16
+    batchnorm: NormMode = "statistics"
+    freeze: tuple[str, ...] = ()
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Augment(Section):
+    """How training images are varied.
+
+    ``resize`` draws the longer side in pixels, ``scale`` a factor; give one of them.
+    """
+
+    crop: Positive = 448
+    resize: tuple[Positive, Positive] | None = None
+    scale: Range | None = None
+    flip: Share = 0.5
+    brightness: Annotated[float, Field(ge=0)] = 0.0
+    contrast: Annotated[float, Field(ge=0)] = 0.0
+    saturation: Annotated[float, Field(ge=0)] = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Training(Section):
+    """Optimisation of one network.
+
+    ``momentum: null`` takes the weight decay's value as momentum, as the optimiser that PSA, IRN, SEAM and their
+    descendants share does by accident; it is needed to reproduce their figures.
+    """
+
+    epochs: Positive = 15
+    batch: Annotated[int, Field(ge=2)] = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Share | None = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 0.9
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    clip_gradients: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None
+    augment: Augment = Augment()
+
+
+class Localize(Section):
+    """The method, its training, and the views from which its maps are merged."""
+
+    method: Choice = Named(name="cam")
+    backbone: BackboneSettings = BackboneSettings()
+    train: Training = Training()
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.5, 1.5, 2.0)
+    flip: bool = True
+    stride: Positive = 4
+    batch: Positive = 8
+
+
+class Predict(Section):
+    """How the segmenter looks at an image."""
+
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    flip: bool = True
+    merge: Literal["logits", "probabilities"] = "logits"
+    crf: str | None = None
+    batch: Positive = 8
+
+
+class Segment(Section):
+    """The segmenter, its loss and its training; ``backbone`` defaults to the localiser's."""
+
+    network: Choice = Named(name="deeplabv3plus")
+    backbone: BackboneSettings | None = None
+    loss: Choice = Named(name="cross_entropy")
+    head_factor: Annotated[float, Field(gt=0)] = 10.0
+    train: Training = Training()
+    predict: Predict = Predict()
+
+
+class Evaluate(Section):
+    """What is measured. ``seeds`` names the splits whose maps are thresholded; the sweep runs on the training split."""
+
+    seeds: tuple[Literal["train", "val"], ...] = ("train",)
+    absent: Literal["skip", "eps", "gt-only"] = "skip"
+    metrics: tuple[Literal["contour_f"], ...] = ()
+
+
+class Run(Section):
+    """Where the results go and what computes them."""
+
+    folder: str = "runs/${name}"
+    device: str = "auto"
+    devices: Positive = 1
+    workers: Positive | None = None
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    data: Data
+    localize: Localize = Localize()
+    refine: tuple[Choice, ...] = (Named(name="power"), Named(name="crf"))
+    segment: Segment | None = Segment()
+    evaluate: Evaluate = Evaluate()
+    run: Run = Run()
+    environment: dict[str, str] | None = Field(None, description="written by the run: versions, data fingerprint")
+
+    def to_yaml(self) -> str:
+        """All settings, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``key=value`` overrides, fill in ``${section.key}`` and check everything.
+
+    Args:
+        source: A YAML file or a mapping.
+        overrides: Such as ``"localize.train.epochs=5"``; values are YAML.
+
+    Raises:
+        UserError: For unknown keys (near matches named), wrong values, a missing or malformed file.
+    """
+    tree = _read(Path(source)) if isinstance(source, str | Path) else _copy(source)
+    for override in overrides:
+        _set(tree, override)
+    try:
+        recipe = Recipe.model_validate(_segment_none(tree))
+        filled = _fill(recipe.model_dump(), recipe.model_dump())
+        return Recipe.model_validate(filled)
+    except ValidationError as error:
+        raise recipe_error(error, "", _known_keys(error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("no such recipe", where=path, remedy="'weakseg recipes' lists those that come along") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(getattr(error, "problem", None) or type(error).__name__)
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"is not YAML ({reason}{line})", where=path, remedy="Correct the file") from error
+    if not isinstance(tree, dict):
+        raise UserError("holds no settings", where=path, remedy="A recipe is a YAML mapping with 'name' and 'data'")
+    return tree
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'--set {override}' has no value", remedy="Write --set section.key=value")
+    *sections, last = key.strip().split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"'--set {override}' is not YAML", remedy="Quote the value") from error
+    for section in sections:
+        below = tree.setdefault(section, {})
+        if not isinstance(below, dict):
+            below = tree[section] = {"name": below} if isinstance(below, str) else {}
+        tree = below
+    tree[last] = value
+
+
+def _segment_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {**tree, "segment": None} if tree.get("segment") == "none" else tree
+
+
+def _fill(value: Any, root: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Replace ``${section.key}`` in every string."""
+    if isinstance(value, dict):
+        return {key: _fill(item, root) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill(item, root) for item in value]
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: _look_up(match[1], root), value) if isinstance(value, str) else value
+
+
+def _look_up(key: str, root: dict[str, Any]) -> str:
+    try:
+        found = reduce(lambda tree, part: tree[part], key.split("."), root)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"'${{{key}}}' refers to nothing", where="recipe", remedy=near_matches(key, root)) from error
+    return str(found)
+
+
+def _known_keys(error: ValidationError) -> list[str]:
+    """Keys that would have been allowed where the first unknown one stands."""
+    model: Any = Recipe
+    for part in error.errors()[0]["loc"][:-1]:
+        annotation = (
+            model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else None
+        )
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        sections = [option for option in options if isinstance(option, type) and issubclass(option, Section)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)

@@ -1,0 +1,135 @@
+"""What the report page shows of a run folder."""
+
+import csv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakseg.data.dataset import Dataset
+from weakseg.data.images import read_image, read_mask
+from weakseg.data.maps import LocalizationMaps
+from weakseg.pipeline.build import read_json
+from weakseg.pipeline.evaluation import extremes
+from weakseg.pipeline.inference import maps_path, mask_path, prediction_path
+from weakseg.pipeline.recipe import Recipe
+from weakseg.refine.masks import at_image_size
+from weakseg.report.pictures import Panel
+from weakseg.report.report import ReportData
+
+SHOWN = 4
+
+
+def report_data(
+    recipe: Recipe, folder: Path, train_set: Dataset, val_set: Dataset | None, timings: dict[str, Any]
+) -> ReportData:
+    """Gather numbers and pictures.
+
+    Args:
+        recipe: The run's recipe.
+        folder: The run folder, evaluated.
+        train_set: Images with maps and pseudo-masks.
+        val_set: Images with predictions, or ``None``.
+        timings: The object of ``timings.json``.
+    """
+    metrics = read_json(folder / "metrics.json")
+    scores = _image_scores(folder / "images.csv")
+    stages = []
+    for name, dataset in ((f"mask@{train_set.split}", train_set), (f"seg@{val_set.split if val_set else ''}", val_set)):
+        if dataset is not None and scores.get(name):
+            best, worst = extremes(scores[name], SHOWN)
+            panel = partial(_panel, folder, dataset, scores[name])
+            stages.append((name, list(map(panel, best)), list(map(panel, worst))))
+    if not stages:
+        panel = partial(_panel, folder, train_set, {})
+        stages = [(train_set.split, list(map(panel, train_set.ids[: 2 * SHOWN])), [])]
+    saved = read_saved_environment(folder)
+    return ReportData(
+        title=recipe.name,
+        recipe=recipe.to_yaml(),
+        classes=train_set.classes.with_background,
+        metrics=metrics,
+        curve=_curve(folder / "thresholds.csv"),
+        seed_threshold=_swept(metrics),
+        stages=stages,
+        timings=timings,
+        environment=saved,
+        warnings=_warnings(metrics, train_set, val_set),
+    )
+
+
+def read_saved_environment(folder: Path) -> dict[str, str]:
+    """Versions and data fingerprints that the run noted in its ``recipe.yaml``."""
+    import yaml
+
+    saved = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    return dict(saved.get("environment") or {})
+
+
+def _panel(folder: Path, dataset: Dataset, scores: dict[str, float], image_id: str) -> Panel:
+    paths = dataset.paths(image_id)
+    tags = dataset.tags(image_id) or ()
+    return Panel(
+        id=image_id,
+        score=scores.get(image_id, float("nan")),
+        classes=tuple(dataset.classes.names[tag] for tag in tags),
+        image=read_image(paths["image"]).permute(1, 2, 0).numpy(),
+        map_=_if_there(maps_path(folder, image_id), _heat),
+        mask=_if_there(mask_path(folder, image_id), _labels),
+        prediction=_if_there(prediction_path(folder, image_id), _labels),
+        truth=_labels(paths["mask"]) if "mask" in paths else None,
+    )
+
+
+def _if_there(path: Path, read: Callable[[Path], NDArray[Any]]) -> NDArray[Any] | None:
+    return read(path) if path.exists() else None
+
+
+def _labels(path: Path) -> NDArray[np.uint8]:
+    return read_mask(path).numpy()
+
+
+def _heat(path: Path) -> NDArray[np.float32]:
+    maps = at_image_size(LocalizationMaps.load(path))
+    if len(maps.classes) == 0:
+        return np.zeros(maps.size, dtype=np.float32)
+    heat: NDArray[np.float32] = maps.scores.amax(0).numpy()
+    return heat
+
+
+def _image_scores(path: Path) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
+    for row in _rows(path):
+        scores.setdefault(row["protocol"], {})[row["image"]] = float(row["miou"])
+    return scores
+
+
+def _curve(path: Path) -> list[tuple[float, float]]:
+    return [(float(row["threshold"]), float(row["miou"])) for row in _rows(path)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _swept(metrics: dict[str, Any]) -> float | None:
+    swept = [result["flags"]["threshold_swept"] for result in metrics.values()]
+    return next((threshold for threshold in swept if threshold is not None), None)
+
+
+def _warnings(metrics: dict[str, Any], train_set: Dataset, val_set: Dataset | None) -> list[str]:
+    found = []
+    if not metrics:
+        found.append("The data have no true masks: nothing could be measured.")
+    elif val_set is None:
+        found.append("There is no validation split: the segmenter was not measured.")
+    for name, result in metrics.items():
+        if result["absent"]:
+            found.append(f"{name}: classes that do not occur are left out of the mean: {', '.join(result['absent'])}.")
+    return found

@@ -1,0 +1,341 @@
+"""The report of a run: one HTML file that needs nothing but itself.
+
+No script, font or picture comes from elsewhere, and the page forbids itself to ask for any. Every number stands with
+the protocol that made it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isclose, isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from weakseg.data.files import write_text
+from weakseg.report import charts, pictures
+from weakseg.report.pictures import CAPTIONS, Panel, percent, printable
+
+STAGES = {"seed": "Seeds", "mask": "Pseudo-masks", "seg": "Segmentation"}
+FLAGS = {
+    "gt_tags": "True tags given",
+    "crf": "CRF",
+    "multi_scale": "Several scales",
+    "threshold_swept": "Threshold swept",
+}
+NOT_RECORDED = "not recorded"
+_OF_EVERY_ENTRY = frozenset({"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent"})
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the page tells.
+
+    Attributes:
+        title: Name of the run.
+        recipe: The resolved YAML.
+        classes: Names in the order of mask values, background first.
+        metrics: The object of ``metrics.json``, a key per protocol.
+        curve: (threshold, mIoU of the seeds).
+        seed_threshold: The threshold that was used.
+        stages: (split, best panels, worst panels).
+        timings: The object of ``timings.json``, a key per stage.
+        environment: Versions and device.
+        warnings: What the reader should know before trusting the numbers.
+    """
+
+    title: str
+    recipe: str
+    classes: tuple[str, ...]
+    metrics: dict[str, dict[str, Any]]
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    seed_threshold: float | None = None
+    stages: list[tuple[str, list[Panel], list[Panel]]] = field(default_factory=list)
+    timings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_report(folder: Path, data: ReportData) -> Path:
+    """Write ``index.html`` into the folder, whole or not at all.
+
+    Returns:
+        The file.
+    """
+    path = folder / "index.html"
+    write_text(path, render(data))
+    return path
+
+
+def render(data: ReportData) -> str:
+    """The page as text; the same data give the same page."""
+    environment = Environment(
+        loader=PackageLoader("weakseg.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("template.html.j2").render(
+        data=data,
+        protocols=[_protocol(key, entry, data.classes) for key, entry in data.metrics.items()],
+        has_bars=any(entry.get("per_class") for entry in data.metrics.values()),
+        threshold=_threshold(data),
+        splits=[_split(*stage, data.classes) for stage in data.stages if stage[1] or stage[2]],
+        times=_times(data.timings),
+        heat=[pictures.css_colour(colour) for colour in pictures.heat_colours(np.linspace(0, 1, 9))],
+    )
+    return printable(page)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One headline number with everything it depends on."""
+
+    key: str
+    name: str
+    miou: str
+    facts: list[tuple[str, str]]
+    extras: list[tuple[str, str]]
+    summary: str
+    bars: list["Bar"]
+    absent: list[str]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A class in the chart of a protocol."""
+
+    name: str
+    colour: str | None
+    drawn: Markup
+    value: str
+
+
+def _protocol(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> Protocol:
+    stage, _, split = key.partition("@")
+    return Protocol(
+        key=key,
+        name=f"{STAGES[stage]} on {split}" if stage in STAGES and split else key,
+        miou=percent(entry.get("miou")),
+        facts=_facts(entry),
+        extras=[(name, _metric(value)) for name, value in entry.items() if _is_extra(name, value)],
+        summary=_summary(entry),
+        bars=_bars(entry, classes),
+        absent=[str(name) for name in entry.get("absent") or []],
+    )
+
+
+def _is_extra(name: str, value: object) -> bool:
+    return name not in _OF_EVERY_ENTRY and not isinstance(value, dict | list | tuple)
+
+
+def _metric(value: object) -> str:
+    """Another metric beside the mIoU: a fraction, or a count."""
+    return percent(value) if value is None or isinstance(value, float) else words(value)
+
+
+def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stands under the number, flags first; a flag that is missing is said to be missing."""
+    flags = entry.get("flags") or {}
+    of_class = entry.get("per_class") or {}
+    counted = sum(value is not None for value in of_class.values())
+    further = [(name, flag_words(value)) for name, value in flags.items() if name not in FLAGS]
+    return [
+        *((title, flag_words(flags[name]) if name in flags else NOT_RECORDED) for name, title in FLAGS.items()),
+        *further,
+        ("Supervision", _recorded(entry, "supervision").replace("+", " + ")),
+        ("Images", _recorded(entry, "images")),
+        ("Classes in the mean", f"{counted} of {len(of_class)}" if of_class else NOT_RECORDED),
+        ("Backbone", _recorded(entry, "backbone")),
+        ("Initial weights", _recorded(entry, "weights")),
+    ]
+
+
+def _summary(entry: Mapping[str, Any]) -> str:
+    """The flags in one line, for a chart's subtitle."""
+    flags = entry.get("flags") or {}
+    parts = [f"{FLAGS.get(name, name)}: {flag_words(value)}" for name, value in flags.items()]
+    return " · ".join([f"Supervision: {_recorded(entry, 'supervision').replace('+', ' + ')}", *parts])
+
+
+def _recorded(entry: Mapping[str, Any], name: str) -> str:
+    return words(entry[name]) if name in entry else NOT_RECORDED
+
+
+def _bars(entry: Mapping[str, Any], classes: Sequence[str]) -> list[Bar]:
+    """Classes from the best to the worst, those without a value last."""
+    of_class = {name: _finite(value) for name, value in (entry.get("per_class") or {}).items()}
+    mean = _finite(entry.get("miou"))
+    ranked = sorted(of_class.items(), key=lambda item: -1.0 if item[1] is None else item[1], reverse=True)
+    return [
+        Bar(
+            name=name,
+            colour=pictures.label_colour(list(classes).index(name)) if name in classes else None,
+            drawn=charts.bar(value, mean) if value is not None else Markup(""),
+            value=percent(value),
+        )
+        for name, value in ranked
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The curve of the seeds and what to read from it."""
+
+    drawn: Markup
+    points: list[tuple[str, str]]
+    best: tuple[str, str]
+    chosen: tuple[str, str | None] | None
+    marked: bool
+    protocols: list[tuple[str, str]]
+
+
+def _threshold(data: ReportData) -> Threshold | None:
+    points = sorted((float(x), float(y)) for x, y in data.curve if isfinite(x) and isfinite(y))
+    if not points:
+        return None
+    used = data.seed_threshold
+    at_used = [y for x, y in points if used is not None and isclose(x, used, abs_tol=1e-6)]
+    best = charts.best_point(points)
+    return Threshold(
+        drawn=charts.curve(points, used),
+        points=[(words(x), percent(y)) for x, y in points],
+        best=(words(best[0]), percent(best[1])),
+        chosen=None if used is None else (words(used), percent(at_used[0]) if at_used else None),
+        marked=used is not None and points[0][0] <= used <= points[-1][0],
+        protocols=[(key, _summary(entry)) for key, entry in data.metrics.items() if key.startswith("seed@")],
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An ``img`` with its caption; no source where the run made none."""
+
+    caption: str
+    source: str | None
+    size: tuple[int, int]
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A panel, ready to print."""
+
+    id: str
+    score: str
+    classes: tuple[str, ...]
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The best and the worst images of a split."""
+
+    name: str
+    groups: list[tuple[str, list[Row]]]
+    columns: int
+    legend: list[tuple[str, str | None]]
+    has_maps: bool
+
+
+def _split(name: str, best: Sequence[Panel], worst: Sequence[Panel], classes: Sequence[str]) -> Split:
+    panels = [*best, *worst]
+    kinds = pictures.kinds_of(panels)
+    groups = [(title, [_row(panel, kinds) for panel in group]) for title, group in (("Best", best), ("Worst", worst))]
+    return Split(
+        name=name,
+        groups=[(title, rows) for title, rows in groups if rows],
+        columns=len(kinds),
+        legend=[
+            (pictures.label_name(value, classes), pictures.label_colour(value)) for value in pictures.labels_of(panels)
+        ],
+        has_maps="map" in kinds,
+    )
+
+
+def _row(panel: Panel, kinds: Sequence[str]) -> Row:
+    return Row(panel.id, percent(panel.score), panel.classes, [_picture(panel, kind) for kind in kinds])
+
+
+def _picture(panel: Panel, kind: str) -> Picture:
+    pixels = pictures.draw(panel, kind)
+    if pixels is None:
+        return Picture(CAPTIONS[kind], None, (0, 0), "")
+    shown = f" ({', '.join(panel.classes)})" if panel.classes else ""
+    size = (pixels.shape[1], pixels.shape[0])
+    return Picture(
+        CAPTIONS[kind], pictures.data_uri(pixels), size, f"{CAPTIONS[kind].capitalize()} of {panel.id}{shown}"
+    )
+
+
+@dataclass(frozen=True)
+class Times:
+    """The table of stages: a head, a row per stage, the sum."""
+
+    head: list[str]
+    rows: list[tuple[str, str, Markup, list[str]]]
+    total: str
+
+
+_TIMES_HEAD = {"images_per_second": "images/s", "peak_memory_mb": "peak memory"}
+
+
+def _times(timings: Mapping[str, Mapping[str, Any]]) -> Times:
+    total = sum(float(entry.get("seconds") or 0) for entry in timings.values())
+    found = (name for entry in timings.values() for name, value in entry.items() if _is_extra(name, value))
+    columns = [name for name in dict.fromkeys([*_TIMES_HEAD, *found]) if name != "seconds"]
+    return Times(
+        head=[_TIMES_HEAD.get(name, name.replace("_", " ")) for name in columns],
+        rows=[
+            (
+                stage,
+                duration(entry.get("seconds")),
+                charts.bar(float(entry.get("seconds") or 0) / total if total else 0.0),
+                [_time_cell(name, entry.get(name)) for name in columns],
+            )
+            for stage, entry in timings.items()
+        ],
+        total=duration(total),
+    )
+
+
+def _time_cell(name: str, value: object) -> str:
+    if not isinstance(value, int | float):
+        return "–" if value is None else words(value)
+    if name == "peak_memory_mb":
+        return f"{value / 1024:.1f} GB" if value >= 1024 else f"{value:.0f} MB"
+    return f"{value:.1f}" if name == "images_per_second" else words(value)
+
+
+def duration(seconds: float | None) -> str:
+    """``83.2`` as ``1 min 23 s``."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def flag_words(value: object) -> str:
+    """A flag for readers: off, on, or on with a number."""
+    if value is None:
+        return "no"
+    return words(value) if isinstance(value, bool | str) else f"yes, {words(value)}"
+
+
+def words(value: object) -> str:
+    """A value of JSON for readers: yes, no, none, a number in short, or the text itself."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,76 @@
+"""The segmenter: the network that is left in the end, trained on pseudo-masks, used without tags."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weakseg.data.sample import Batch
+from weakseg.networks.groups import parameter_groups
+from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.ops.views import max_of_probabilities, mean_of_logits
+from weakseg.segment.losses import pixel_cross_entropy
+
+MaskLoss = Callable[[Tensor, Tensor], Tensor]
+Merge = Literal["logits", "probabilities"]
+
+
+class Segmenter(nn.Module):
+    """A segmentation network with the loss that trains it.
+
+    Args:
+        network: Images to logits at image size.
+        loss: Logits (B, K, H, W) and masks (B, H, W) to a scalar.
+        head_factor: How much faster the decoder learns than the pretrained encoder.
+    """
+
+    def __init__(
+        self, network: SegmentationNetwork, loss: MaskLoss = pixel_cross_entropy, head_factor: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.network, self.loss, self.head_factor = network, loss, head_factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, K, H, W) logits."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars whose sum is minimised."""
+        return {"segmentation": self.loss(self(batch.images), batch.masks)}
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Nothing changes with time."""
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The encoder at ``lr``, the decoder ``head_factor`` times faster."""
+        return parameter_groups(self, self.network.encoder, lr, weight_decay, self.head_factor)
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False, merge: Merge = "logits"
+    ) -> Tensor:
+        """Class probabilities at image size, merged over scales and flips.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            scales: Factors by which the images are resized (bilinear).
+            flip: Also look at the mirror images.
+            merge: ``"logits"``: softmax of their mean (SEAM's codebase); ``"probabilities"``: their maximum, not
+                normalised (MCTformer).
+
+        Returns:
+            (B, K, H, W) in [0, 1].
+        """
+        views = [self._view(images, scale, mirrored) for scale in scales for mirrored in (False, True)[: 1 + flip]]
+        return mean_of_logits(views) if merge == "logits" else max_of_probabilities([view.softmax(1) for view in views])
+
+    def _view(self, images: Tensor, scale: float, mirrored: bool) -> Tensor:
+        size = images.shape[-2:]
+        scaled = nn.functional.interpolate(
+            images, [max(1, round(side * scale)) for side in size], mode="bilinear", align_corners=False
+        )
+        logits = self(scaled.flip(-1) if mirrored else scaled).float()
+        logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits.flip(-1) if mirrored else logits

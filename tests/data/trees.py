@@ -1,0 +1,82 @@
+"""Small data sets for the tests of this room."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from weakseg.data.images import write_mask
+from weakseg.errors import UserError
+
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
+<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"""
+
+
+def put_image(path: Path, width: int = 48, height: int = 40, colour=(200, 30, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), colour).save(path)
+    return path
+
+
+def put_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def put_mask(path: Path, value: int = 1, width: int = 48, height: int = 40) -> Path:
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    mask[10:20, 10:30] = value
+    write_mask(path, mask)
+    return path
+
+
+def put_saliency(path: Path, width: int = 48, height: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (width, height), 51).save(path)
+    return path
+
+
+def put_boxes(path: Path, *boxes: tuple, difficult: int = 0) -> Path:
+    """Boxes are (name, xmin, ymin, xmax, ymax) as written in the file."""
+    keys = ("name", "xmin", "ymin", "xmax", "ymax")
+    objects = "".join(OBJECT.format(difficult=difficult, **dict(zip(keys, box, strict=True))) for box in boxes)
+    return put_text(path, f"<annotation><size><width>48</width></size>{objects}</annotation>")
+
+
+def folder_tree(root: Path, table: str = "image,tags\na,cat\nb,dog\nc,cat dog\nd,dog\n") -> Path:
+    """Images a, b, c, d and a table."""
+    for name in "abcd":
+        put_image(root / "images" / f"{name}.jpg")
+    put_text(root / "tags.csv", table)
+    return root
+
+
+def voc_tree(root: Path, train: str = "a\nb\nc\n", val: str = "d\n") -> Path:
+    """Classes cat and dog; a and d show a cat, b a dog, c both; everything is annotated."""
+    put_text(root / "classes.txt", "background\ncat\ndog\n")
+    put_text(root / "ImageSets/Segmentation/train.txt", train)
+    put_text(root / "ImageSets/Segmentation/val.txt", val)
+    shown = {"a": ["cat"], "b": ["dog"], "c": ["cat", "dog"], "d": ["cat"]}
+    for name, classes in shown.items():
+        put_image(root / f"JPEGImages/{name}.jpg")
+        put_saliency(root / f"SaliencyMaps/{name}.png")
+        put_boxes(root / f"Annotations/{name}.xml", *((which, 11, 11, 30, 20) for which in classes))
+        mask = torch.zeros(40, 48, dtype=torch.uint8)
+        for which in classes:
+            mask[10:20, slice(10, 20) if which == "cat" else slice(20, 30)] = 1 + (which == "dog")
+        write_mask(root / f"SegmentationClass/{name}.png", mask)
+    return root
+
+
+def refusal(action, *parts) -> str:
+    """The one line with which ``action`` is refused; it has a remedy and all of ``parts``."""
+    with pytest.raises(UserError) as raised:
+        action()
+    line = str(raised.value)
+    assert raised.value.remedy
+    assert "\n" not in line
+    for part in parts:
+        assert str(part) in line
+    return line
