@@ -11,20 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
-from weakseg.ops.crf import (
-    CRF_PARAMETERS,
-    CRFParameters,
-    dense_crf,
-    dense_crf_batch,
-    dense_crf_from_unary,
-    dense_crf_labels,
-    parameters,
-    unary_from_labels,
-    unary_from_probabilities,
-)
-from weakseg.ops.crf import lattice as lattice_module
+from weakseg.ops import crf
+from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf, dense_crf_labels, unary_from_probabilities
 from weakseg.ops.crf.exact import DenseKernel, SeparableKernel
 from weakseg.ops.crf.lattice import PermutohedralLattice
 from weakseg.ops.crf.mean_field import EXACT_PIXELS, Potential, pixel_features
@@ -41,24 +31,23 @@ def cases(function):
 def settings_of(case):
     chosen = case["parameters"]
     gaussian, bilateral = chosen["gaussian"], chosen["bilateral"]
-    return CRFParameters(
-        iterations=chosen["iterations"],
-        gaussian_sxy=gaussian["sxy"],
-        gaussian_compat=gaussian["compat"],
-        bilateral_sxy=bilateral["sxy"],
-        bilateral_srgb=bilateral["srgb"],
-        bilateral_compat=bilateral["compat"],
-    )
+    widths = {"gaussian_sxy": gaussian["sxy"], "bilateral_sxy": bilateral["sxy"], "bilateral_srgb": bilateral["srgb"]}
+    weights = {"gaussian_compat": gaussian["compat"], "bilateral_compat": bilateral["compat"]}
+    return CRFParameters(chosen["iterations"], **widths, **weights)
 
 
 def scene(height, width, labels, seed=0):
-    """A smooth picture with a little noise, and probabilities of about the same smoothness."""
+    """A picture of as many shaded, noisy surfaces as labels, and their blurred outlines as probabilities."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3 + labels, 5, 5, generator=generator)
+    coarse = torch.rand(1, labels + 3, 4, 4, generator=generator)
     smooth = interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0]
+    surface = smooth[:labels].argmax(0)
+    colour = 30 + 170 * torch.rand(labels, 3, generator=generator)[surface]
     noise = torch.randn(height, width, 3, generator=generator)
-    image = (smooth[:3].permute(1, 2, 0) * 230 + 10 + 3 * noise).round().clamp(0, 255).byte()
-    return image, (6 * smooth[3:]).softmax(0)
+    image = (colour + 40 * smooth[labels:].permute(1, 2, 0) + 2 * noise).round().clamp(0, 255).byte()
+    outlines = (surface == torch.arange(labels)[:, None, None]).float()
+    blurred = avg_pool2d(outlines, 7, 1, 3, count_include_pad=False)
+    return image, 0.8 * blurred + 0.2 / labels
 
 
 def gaussian_matrix(features):
@@ -164,7 +153,7 @@ class TestVectors:
     @pytest.mark.parametrize("case", cases("unary_from_labels"))
     def test_unary(self, case):
         labels, expected = torch.tensor(case["inputs"]["labels"]), case["expected"]
-        energies = unary_from_labels(labels, case["parameters"]["n_labels"], case["parameters"]["gt_prob"])
+        energies = crf.unary_from_labels(labels, case["parameters"]["n_labels"], case["parameters"]["gt_prob"])
         given_label = labels == torch.arange(case["parameters"]["n_labels"])[:, None, None]
         assert energies[given_label].numpy() == pytest.approx(expected["energy_match"], abs=case["tolerance"])
         assert energies[~given_label].numpy() == pytest.approx(expected["energy_other"], abs=case["tolerance"])
@@ -186,9 +175,9 @@ class TestExact:
         beliefs = dense_crf(image, probabilities, name, engine="exact")
         np.testing.assert_allclose(beliefs, expected, rtol=0, atol=2e-5)
 
-    @pytest.mark.parametrize("tile", [1, 100, 192 * 191, 192 * 192])
+    @pytest.mark.parametrize("tile", [1, 100, 48 * 47, 48 * 48])
     def test_tiles_make_no_difference(self, tile):
-        image, probabilities = scene(12, 16, labels=2)
+        image, probabilities = scene(6, 8, labels=2)
         features, values = pixel_features(image, 20, 13), probabilities.flatten(1).T
         torch.testing.assert_close(DenseKernel(features, tile=tile)(values), DenseKernel(features)(values))
 
@@ -224,7 +213,7 @@ class TestLattice:
         image, probabilities = scene(8, 9, labels=2)
         features, values = pixel_features(image, 5, 3), probabilities.flatten(1).T.contiguous()
         expected = PermutohedralLattice(features)(values)
-        monkeypatch.setattr(lattice_module, "CODES", 1)
+        monkeypatch.setattr(crf.lattice, "CODES", 1)
         torch.testing.assert_close(PermutohedralLattice(features)(values), expected, rtol=0, atol=0)
 
     def test_numbers_may_exceed_32_bits(self):
@@ -246,8 +235,8 @@ class TestLattice:
         image, probabilities = scene(24, 32, labels=3, seed=1)
         exact = dense_crf(image, probabilities, name, engine="exact")
         near = dense_crf(image, probabilities, name, engine="lattice")
-        assert (near - exact).abs().mean() < 0.01
-        assert (near.argmax(0) == exact.argmax(0)).float().mean() > 0.98
+        assert (near - exact).abs().mean() < 0.005
+        assert (near.argmax(0) == exact.argmax(0)).float().mean() > 0.99
 
     def test_auto_takes_the_lattice_for_large_images_only(self):
         for width in (EXACT_PIXELS // 16, EXACT_PIXELS // 16 + 1):
@@ -298,7 +287,7 @@ class TestProperties:
 
     def test_labels_equally_probable_stay_so(self, engine):
         image, _ = scene(7, 5, labels=1)
-        beliefs = dense_crf_from_unary(image, torch.full((4, 7, 5), 2.5), "A", engine=engine)
+        beliefs = crf.dense_crf_from_unary(image, torch.full((4, 7, 5), 2.5), "A", engine=engine)
         torch.testing.assert_close(beliefs, torch.full((4, 7, 5), 0.25), rtol=0, atol=1e-6)
 
     def test_weight_never_helps_a_lone_label(self, engine):
@@ -328,7 +317,9 @@ class TestProperties:
 
     def test_same_bits_for_any_number_of_threads(self, engine):
         size = (31, 29) if engine == "exact" else (190, 211)
-        image, probabilities = scene(*size, labels=3)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randint(100, 140, (*size, 3), generator=generator).byte()
+        probabilities = torch.rand(5, *size, generator=generator)
         threads = torch.get_num_threads()
         try:
             found = []
@@ -341,7 +332,7 @@ class TestProperties:
 
 
 class TestInterface:
-    @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f8"])
+    @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
     def test_arrays_give_float32_arrays(self, kind):
         image, probabilities = scene(6, 5, labels=2)
         beliefs = dense_crf(image.numpy(), probabilities.numpy().astype(kind))
@@ -380,25 +371,25 @@ class TestInterface:
 
     def test_from_unary_is_what_probabilities_go_through(self):
         image, probabilities = scene(6, 5, labels=2)
-        beliefs = dense_crf_from_unary(image, unary_from_probabilities(probabilities) + 7, "A")
+        beliefs = crf.dense_crf_from_unary(image, unary_from_probabilities(probabilities) + 7, "A")
         torch.testing.assert_close(beliefs, dense_crf(image, probabilities, "A"))
 
     def test_a_single_label_is_certain(self):
         image, _ = scene(4, 5, labels=1)
         labels = torch.zeros(4, 5, dtype=torch.uint8)
         assert torch.equal(dense_crf_labels(image, labels, 1), torch.ones(1, 4, 5))
-        assert unary_from_labels(labels, 1).isfinite().all()
+        assert crf.unary_from_labels(labels, 1).isfinite().all()
 
     def test_batch_is_one_after_the_other(self):
         pairs = [scene(6, 5, labels=2), scene(40, 30, labels=3), scene(1, 7, labels=1)]
         images, probabilities = zip(*pairs, strict=True)
-        found = dense_crf_batch(images, probabilities, "D")
+        found = crf.dense_crf_batch(images, probabilities, "C")
         for beliefs, image, given_probabilities in zip(found, images, probabilities, strict=True):
-            assert torch.equal(beliefs, dense_crf(image, given_probabilities, "D"))
+            assert torch.equal(beliefs, dense_crf(image, given_probabilities, "C"))
 
     def test_parameters_by_name_and_as_they_are(self):
-        assert parameters("B'") == CRFParameters(10, 3, 3, 40, 5, 10)
-        assert parameters(UNTOUCHED) is UNTOUCHED
+        assert crf.parameters("B'") == CRFParameters(10, 3, 3, 40, 5, 10)
+        assert crf.parameters(UNTOUCHED) is UNTOUCHED
 
     def test_named_sets_are_those_of_the_sheet(self):
         found = {name: tuple(vars(each).values()) for name, each in CRF_PARAMETERS.items()}
@@ -413,32 +404,27 @@ class TestInterface:
         }
 
 
+PIXELS = torch.zeros(4, 5, 3, dtype=torch.uint8)
+SCORES = torch.full((2, 4, 5), 0.5)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
-        ("image", "message"),
+        ("image", "probabilities", "message"),
         [
-            (torch.zeros(4, 5, 3), r"image must be \(H, W, 3\) uint8, not \(4, 5, 3\) float32"),
-            (torch.zeros(3, 4, 5, dtype=torch.uint8), r"image must be \(H, W, 3\) uint8, not \(3, 4, 5\) uint8"),
-            (np.zeros((4, 5), dtype=np.uint8), r"image must be \(H, W, 3\) uint8, not \(4, 5\) uint8"),
-            (np.zeros((5, 4, 3), dtype=np.uint8), "image is 5 x 4 pixels but its labels are 4 x 5"),
+            (PIXELS.float(), SCORES, r"image must be \(H, W, 3\) uint8, not \(4, 5, 3\) float32"),
+            (PIXELS.permute(2, 0, 1), SCORES, r"image must be \(H, W, 3\) uint8, not \(3, 4, 5\) uint8"),
+            (PIXELS[..., 0].numpy(), SCORES, r"image must be \(H, W, 3\) uint8, not \(4, 5\) uint8"),
+            (PIXELS.transpose(0, 1).numpy(), SCORES, "image is 5 x 4 pixels but its labels are 4 x 5"),
+            (PIXELS, SCORES[0], r"probabilities must be \(L, H, W\) floating point, not \(4, 5\) float32"),
+            (PIXELS, SCORES.long(), "floating point, not .* int64"),
+            (PIXELS, SCORES[:0], r"floating point, not \(0, 4, 5\)"),
+            (PIXELS, SCORES * math.nan, "probabilities must be finite"),
         ],
     )
-    def test_image(self, image, message):
+    def test_inputs(self, image, probabilities, message):
         with pytest.raises(ValueError, match=message):
-            dense_crf(image, torch.rand(2, 4, 5))
-
-    @pytest.mark.parametrize(
-        ("probabilities", "message"),
-        [
-            (torch.rand(4, 5), r"probabilities must be \(L, H, W\) floating point, not \(4, 5\) float32"),
-            (torch.ones(2, 4, 5, dtype=torch.long), "floating point, not .* int64"),
-            (torch.rand(0, 4, 5), "floating point, not"),
-            (torch.full((2, 4, 5), math.nan), "probabilities must be finite"),
-        ],
-    )
-    def test_probabilities(self, probabilities, message):
-        with pytest.raises(ValueError, match=message):
-            dense_crf(torch.zeros(4, 5, 3, dtype=torch.uint8), probabilities)
+            dense_crf(image, probabilities)
 
     @pytest.mark.parametrize(
         ("labels", "gt_prob", "message"),
@@ -446,40 +432,33 @@ class TestErrors:
             (torch.full((4, 5), 255), 0.7, r"labels must be in \[0, 2\), not in \[255, 255\]"),
             (torch.full((4, 5), -1), 0.7, r"labels must be in \[0, 2\)"),
             (torch.zeros(4, 5), 0.7, r"labels must be \(H, W\) integers, not \(4, 5\) float32"),
-            (torch.zeros(1, 4, 5, dtype=torch.long), 0.7, r"labels must be \(H, W\) integers"),
-            (torch.zeros(4, 5, dtype=torch.long), 1.0, "gt_prob must be between 0 and 1, not 1.0"),
+            (PIXELS, 0.7, r"labels must be \(H, W\) integers"),
+            (PIXELS[..., 0], 1.0, "gt_prob must be between 0 and 1, not 1.0"),
         ],
     )
     def test_labels(self, labels, gt_prob, message):
         with pytest.raises(ValueError, match=message):
-            dense_crf_labels(torch.zeros(4, 5, 3, dtype=torch.uint8), labels, 2, "B", gt_prob)
+            dense_crf_labels(PIXELS, labels, 2, "B", gt_prob)
 
     def test_names(self):
-        image, probabilities = scene(4, 5, labels=2)
         with pytest.raises(ValueError, match="unknown CRF parameter set 'a', did you mean A"):
-            dense_crf(image, probabilities, "a")
+            dense_crf(PIXELS, SCORES, "a")
         with pytest.raises(ValueError, match="unknown CRF parameter set 'Z', known: A, A', B"):
-            dense_crf(image, probabilities, "Z")
+            dense_crf(PIXELS, SCORES, "Z")
         with pytest.raises(ValueError, match="unknown engine 'fast', known: auto, exact, lattice"):
-            dense_crf(image, probabilities, engine="fast")
+            dense_crf(PIXELS, SCORES, engine="fast")
 
     @pytest.mark.parametrize(
-        "wrong",
+        ("name", "value"),
         [
-            {"iterations": -1},
-            {"iterations": 1.5},
-            {"gaussian_sxy": 0},
-            {"bilateral_srgb": math.nan},
-            {"bilateral_sxy": 0.01},
-            {"gaussian_compat": -1},
-            {"bilateral_compat": math.inf},
+            *[("iterations", -1), ("iterations", 1.5), ("gaussian_sxy", 0), ("bilateral_sxy", 0.01)],
+            *[("bilateral_srgb", math.nan), ("gaussian_compat", -1), ("bilateral_compat", math.inf)],
         ],
     )
-    def test_parameters(self, wrong):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            replace(CRF_PARAMETERS["A"], **wrong)
+    def test_parameters(self, name, value):
+        with pytest.raises(ValueError, match=name):
+            replace(CRF_PARAMETERS["A"], **{name: value})
 
     def test_batch_of_unequal_lengths(self):
-        image, probabilities = scene(4, 5, labels=2)
         with pytest.raises(ValueError, match="2 images but probabilities for 1"):
-            dense_crf_batch([image, image], [probabilities])
+            crf.dense_crf_batch([PIXELS, PIXELS], [SCORES])

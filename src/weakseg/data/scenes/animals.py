@@ -1,12 +1,12 @@
 """Cat, dog, bird and sheep.
 
-Cats and dogs share their bodies and coats, so that only the face tells them apart: a classifier needs no more of the
-animal, and a localisation map that is made from it finds no more.
+Cats and dogs share their bodies and coats, so that hardly more than the face tells them apart: a classifier needs no
+more of the animal, and a localisation map that is made from it finds no more.
 """
 
 import numpy as np
 
-from weakseg.data.scenes.brush import Brush, Points, curve, ellipse, limb, mirror, polygon, ribbon, smooth
+from weakseg.data.scenes.brush import Brush, Points, curve, ellipse, limb, mirror, polygon, ribbon, smooth, symmetric
 from weakseg.data.scenes.palette import DARK, WHITE, choose, tint
 from weakseg.data.scenes.textures import Colour
 
@@ -32,7 +32,10 @@ TORSO = (
     *((0.22, 0.32), (-0.12, 0.38), (-0.42, 0.34), (-0.58, 0.42)),
 )
 PINK: Colour = (0.88, 0.58, 0.56)
+TONGUE: Colour = (0.90, 0.42, 0.45)
+IRISES: tuple[Colour, ...] = ((0.62, 0.78, 0.28), (0.93, 0.76, 0.24), (0.40, 0.68, 0.80))
 FUR = 0.10
+BOTH_SIDES = (np.copy, mirror)
 
 
 def sitting_cat(brush: Brush, rng: np.random.Generator) -> None:
@@ -40,7 +43,7 @@ def sitting_cat(brush: Brush, rng: np.random.Generator) -> None:
     coat = choose(rng, COATS)
     _tail(brush, curve((0.2, 0.06), (0.36, 0.08), (0.43, 0.24), (0.36, 0.4)), 0.09, 0.06, coat)
     _sitting_body(brush, coat, rng)
-    cat_face(brush.at(0, 0.72, 0.24, turn=rng.uniform(-0.12, 0.12)), coat, rng)
+    cat_face(brush.at(0, 0.7, 0.28, turn=rng.uniform(-0.12, 0.12)), coat, rng)
 
 
 def sitting_dog(brush: Brush, rng: np.random.Generator) -> None:
@@ -48,7 +51,7 @@ def sitting_dog(brush: Brush, rng: np.random.Generator) -> None:
     coat = choose(rng, COATS)
     _tail(brush, curve((0.2, 0.06), (0.34, 0.1), (0.42, 0.24)), 0.09, 0.04, coat)
     _sitting_body(brush, coat, rng)
-    dog_face(brush.at(0, 0.74, 0.23, turn=rng.uniform(-0.12, 0.12)), coat, rng)
+    dog_face(brush.at(0, 0.72, 0.27, turn=rng.uniform(-0.12, 0.12)), coat, rng)
 
 
 def standing_cat(brush: Brush, rng: np.random.Generator) -> None:
@@ -56,7 +59,7 @@ def standing_cat(brush: Brush, rng: np.random.Generator) -> None:
     coat = choose(rng, COATS)
     _tail(brush, curve((-0.55, 0.58), (-0.78, 0.62), (-0.82, 0.86), (-0.7, 0.98)), 0.09, 0.06, coat)
     _standing_body(brush, coat, rng)
-    cat_face(brush.at(0.52, 0.72, 0.28, turn=rng.uniform(-0.12, 0.12)), coat, rng)
+    cat_face(brush.at(0.5, 0.7, 0.32, turn=rng.uniform(-0.12, 0.12)), coat, rng)
 
 
 def standing_dog(brush: Brush, rng: np.random.Generator) -> None:
@@ -64,7 +67,7 @@ def standing_dog(brush: Brush, rng: np.random.Generator) -> None:
     coat = choose(rng, COATS)
     _tail(brush, curve((-0.55, 0.58), (-0.7, 0.68), (-0.76, 0.86)), 0.1, 0.04, coat)
     _standing_body(brush, coat, rng)
-    dog_face(brush.at(0.52, 0.74, 0.27, turn=rng.uniform(-0.12, 0.12)), coat, rng)
+    dog_face(brush.at(0.5, 0.72, 0.31, turn=rng.uniform(-0.12, 0.12)), coat, rng)
 
 
 def _sitting_body(brush: Brush, coat: Colour, rng: np.random.Generator) -> None:
@@ -79,7 +82,7 @@ def _sitting_body(brush: Brush, coat: Colour, rng: np.random.Generator) -> None:
     if rng.random() < 0.5:
         brush.fill(ellipse(0, 0.42, 0.1, 0.15), tint(coat, 1.25), volume=0.2, rough=FUR)
     for side in (-1, 1):
-        brush.fill(limb((side * 0.075, 0.42), (side * 0.085, 0.02), 0.13, 0.11), coat, volume=0.5, rough=FUR)
+        brush.fill(limb((side * 0.075, 0.42), (side * 0.085, 0.06), 0.13, 0.11), coat, volume=0.5, rough=FUR)
         brush.fill(ellipse(side * 0.09, 0.035, 0.075, 0.04), paw, volume=0.6, rough=FUR)
 
 
@@ -105,84 +108,61 @@ def _tail(brush: Brush, path: Points, width: float, tip: float, coat: Colour) ->
 
 def cat_face(brush: Brush, coat: Colour, rng: np.random.Generator) -> None:
     """A cat's face of radius 1: pointed ears, slit eyes, whiskers."""
-    iris = choose(rng, ((0.62, 0.78, 0.28), (0.93, 0.76, 0.24), (0.40, 0.68, 0.80)))
-    for turn in (_same, mirror):
+    iris = choose(rng, IRISES)
+    for turn in BOTH_SIDES:
         brush.fill(turn(polygon((-0.98, 0.2), (-0.86, 1.22), (-0.1, 0.72))), coat, volume=0.4, rough=FUR)
         brush.fill(turn(polygon((-0.8, 0.45), (-0.76, 1.0), (-0.32, 0.68))), PINK, volume=0.2)
-    brush.fill(
-        smooth(
-            (0, 0.86), (0.66, 0.66), (1.02, -0.1), (0.6, -0.7), (0, -0.84), (-0.6, -0.7), (-1.02, -0.1), (-0.66, 0.66)
-        ),
-        coat,
-        rough=FUR,
-        volume=0.8,
-    )
+    skull = symmetric((0, 0.86), (0.66, 0.66), (1.02, -0.1), (0.6, -0.7), (0, -0.84))
+    brush.fill(skull, coat, rough=FUR, volume=0.8)
     if rng.random() < 0.6:
         for x in (-0.26, 0.0, 0.26):
             brush.line(curve((x * 0.7, 0.42), (x, 0.8)), 0.07, tint(coat, 0.55), end=0.13, opacity=0.8)
     for side in (-1, 1):
         brush.fill(ellipse(side * 0.24, -0.42, 0.3, 0.24), tint(coat, 1.35), volume=0.5)
-        brush.fill(ellipse(side * 0.45, 0.12, 0.27, 0.21, side * 0.25), DARK, volume=0)
-        brush.fill(ellipse(side * 0.45, 0.12, 0.23, 0.18, side * 0.25), iris, volume=0.3)
-        brush.fill(ellipse(side * 0.45, 0.12, 0.07, 0.18), DARK, volume=0)
-        brush.fill(ellipse(side * 0.45 + 0.08, 0.19, 0.05, 0.05), WHITE, volume=0)
+        _slit_eye(brush.at(side * 0.45, 0.12), side, iris)
     brush.fill(polygon((-0.14, -0.16), (0.14, -0.16), (0, -0.32)), PINK, volume=0.2)
-    for turn in (_same, mirror):
+    _mouth_and_whiskers(brush)
+
+
+def _slit_eye(brush: Brush, side: int, iris: Colour) -> None:
+    brush.fill(ellipse(0, 0, 0.27, 0.21, side * 0.25), DARK, volume=0)
+    brush.fill(ellipse(0, 0, 0.23, 0.18, side * 0.25), iris, volume=0.3)
+    brush.fill(ellipse(0, 0, 0.07, 0.18), DARK, volume=0)
+    brush.fill(ellipse(0.08, 0.07, 0.05, 0.05), WHITE, volume=0)
+
+
+def _mouth_and_whiskers(brush: Brush) -> None:
+    for turn in BOTH_SIDES:
         brush.line(turn(curve((0, -0.3), (0.05, -0.48), (0.26, -0.52))), 0.05, DARK, opacity=0.8)
         for drop in (0.0, 0.13, 0.27):
-            brush.line(
-                turn(curve((0.35, -0.38 - drop / 2), (0.8, -0.36 - drop), (1.3, -0.42 - 1.5 * drop))),
-                0.045,
-                WHITE,
-                end=0.02,
-                opacity=0.9,
-            )
+            whisker = curve((0.35, -0.38 - drop / 2), (0.8, -0.36 - drop), (1.3, -0.42 - 1.5 * drop))
+            brush.line(turn(whisker), 0.045, WHITE, end=0.02, opacity=0.9)
 
 
 def dog_face(brush: Brush, coat: Colour, rng: np.random.Generator) -> None:
     """A dog's face of radius 1: drooping ears, long muzzle, big nose, perhaps a tongue."""
-    ear = tint(coat, 0.62)
-    muzzle = choose(rng, (tint(coat, 1.3), WHITE))
-    brush.fill(
-        smooth((0, 0.92), (0.6, 0.74), (0.82, 0.1), (0.6, -0.6), (0, -1.0), (-0.6, -0.6), (-0.82, 0.1), (-0.6, 0.74)),
-        coat,
-        rough=FUR,
-        volume=0.8,
-    )
-    brush.fill(
-        smooth(
-            (0, 0.75),
-            (0.16, 0.2),
-            (0.46, -0.35),
-            (0.38, -0.82),
-            (0, -0.98),
-            (-0.38, -0.82),
-            (-0.46, -0.35),
-            (-0.16, 0.2),
-        ),
-        muzzle,
-        volume=0.7,
-    )
+    skull = symmetric((0, 0.92), (0.6, 0.74), (0.82, 0.1), (0.6, -0.6), (0, -1.0))
+    muzzle = symmetric((0, 0.75), (0.16, 0.2), (0.46, -0.35), (0.38, -0.82), (0, -0.98))
+    brush.fill(skull, coat, rough=FUR, volume=0.8)
+    brush.fill(muzzle, choose(rng, (tint(coat, 1.3), WHITE)), volume=0.7)
     if rng.random() < 0.6:
-        brush.fill(
-            smooth((-0.17, -0.68), (0.17, -0.68), (0.18, -1.1), (0, -1.25), (-0.18, -1.1)),
-            (0.90, 0.42, 0.45),
-            volume=0.6,
-        )
-    for turn in (_same, mirror):
-        brush.fill(
-            turn(smooth((0.5, 0.86), (0.86, 0.74), (1.16, 0.1), (1.08, -0.55), (0.84, -0.6), (0.72, 0.0))),
-            ear,
-            rough=FUR,
-            volume=0.6,
-        )
+        tongue = smooth((-0.17, -0.68), (0.17, -0.68), (0.18, -1.1), (0, -1.25), (-0.18, -1.1))
+        brush.fill(tongue, TONGUE, volume=0.6)
+    ear = smooth((0.5, 0.86), (0.86, 0.74), (1.16, 0.1), (1.08, -0.55), (0.84, -0.6), (0.72, 0.0))
+    for turn in BOTH_SIDES:
+        brush.fill(turn(ear), tint(coat, 0.62), rough=FUR, volume=0.6)
         brush.line(turn(curve((0, -0.4), (0.08, -0.62), (0.36, -0.6))), 0.06, DARK, opacity=0.85)
     for side in (-1, 1):
-        brush.fill(ellipse(side * 0.4, 0.2, 0.17, 0.19), DARK, volume=0)
-        brush.fill(ellipse(side * 0.4, 0.19, 0.12, 0.13), (0.34, 0.2, 0.1), volume=0)
-        brush.fill(ellipse(side * 0.4 + 0.05, 0.27, 0.055, 0.055), WHITE, volume=0)
-    brush.fill(smooth((-0.28, -0.1), (0.28, -0.1), (0.22, -0.34), (0, -0.44), (-0.22, -0.34)), DARK, volume=0)
+        _round_eye(brush.at(side * 0.4, 0.2))
+    nose = smooth((-0.28, -0.1), (0.28, -0.1), (0.22, -0.34), (0, -0.44), (-0.22, -0.34))
+    brush.fill(nose, DARK, volume=0)
     brush.fill(ellipse(-0.06, -0.17, 0.11, 0.05), (0.55, 0.53, 0.55), volume=0, opacity=0.8)
+
+
+def _round_eye(brush: Brush) -> None:
+    brush.fill(ellipse(0, 0, 0.17, 0.19), DARK, volume=0)
+    brush.fill(ellipse(0, -0.01, 0.12, 0.13), (0.34, 0.2, 0.1), volume=0)
+    brush.fill(ellipse(0.05, 0.07, 0.055, 0.055), WHITE, volume=0)
 
 
 def bird(brush: Brush, rng: np.random.Generator) -> None:
@@ -233,7 +213,7 @@ def sheep(brush: Brush, rng: np.random.Generator) -> None:
         brush.fill(ellipse(x + 0.025, 0.035, 0.055, 0.035), tint(skin, 0.45), volume=0.5)
     _fleece(brush, wool, rng)
     head = brush.at(0.6, 0.7, 0.2, turn=rng.uniform(-0.2, 0.15))
-    for turn in (_same, mirror):
+    for turn in BOTH_SIDES:
         head.fill(turn(smooth((0.5, 0.45), (1.35, 0.5), (1.3, 0.15), (0.6, 0.05))), tint(skin, 0.9), volume=0.5)
     head.fill(
         smooth((-0.62, 0.6), (0.62, 0.6), (0.6, -0.2), (0.34, -1.05), (-0.34, -1.05), (-0.6, -0.2)), skin, volume=0.7
@@ -262,7 +242,3 @@ def _fleece(brush: Brush, wool: Colour, rng: np.random.Generator) -> None:
             rough=FUR,
         )
     brush.model(ellipse(0, 0.58, 0.66, 0.42), volume=0.5)
-
-
-def _same(points: Points) -> Points:
-    return points

@@ -35,6 +35,11 @@ def smooth(*points: Point) -> Points:
     return _spline(np.roll(knots, 1, 0), knots, np.roll(knots, -1, 0), np.roll(knots, -2, 0))
 
 
+def symmetric(*points: Point) -> Points:
+    """A closed curve from the points of its right half, the first and last of which lie on the vertical axis."""
+    return smooth(*points, *((-x, y) for x, y in points[-2:0:-1]))
+
+
 def curve(*points: Point) -> Points:
     """An open curve through the points (Catmull-Rom)."""
     knots = np.array([points[0], *points, points[-1]], np.float64)

@@ -42,11 +42,11 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
     "car": (Figure(vehicles.car, 1.3, 1.3, (0.18, 0.36)),),
     "cat": (
         Figure(animals.sitting_cat, 0.32, 0.44, (0.2, 0.42)),
-        Figure(animals.standing_cat, 0.8, 0.8, (0.24, 0.44)),
+        Figure(animals.standing_cat, 0.8, 0.86, (0.24, 0.44)),
     ),
     "dog": (
         Figure(animals.sitting_dog, 0.32, 0.44, (0.2, 0.42)),
-        Figure(animals.standing_dog, 0.8, 0.8, (0.24, 0.44)),
+        Figure(animals.standing_dog, 0.8, 0.86, (0.24, 0.44)),
     ),
     "plant": (
         Figure(things.leafy_plant, 0.45, 0.45, (0.2, 0.42)),

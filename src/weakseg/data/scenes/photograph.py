@@ -56,7 +56,7 @@ def expose(picture: Field, size: tuple[int, int], light: Light, rng: np.random.G
     """The picture as a small camera delivers it, (H, W, 3) uint8 of the given height and width."""
     seen = soften(picture, rng.uniform(0.2, 0.75) * picture.shape[0] / 240)
     small = shrink(seen, size)
-    small = small * (colour(light.tint) * rng.uniform(0.95, 1.15)) * _vignette(size, rng.uniform(0.05, 0.3))[..., None]
+    small = small * (colour(light.tint) * rng.uniform(1.0, 1.18)) * _vignette(size, rng.uniform(0.05, 0.3))[..., None]
     contrast = rng.uniform(0.0, 0.35)
     small = np.clip(small, 0, 1)
     small = (1 - contrast) * small + contrast * small * small * (3 - 2 * small)
