@@ -319,7 +319,7 @@ class TestProperties:
         size = (31, 29) if engine == "exact" else (190, 211)
         generator = torch.Generator().manual_seed(0)
         image = torch.randint(100, 140, (*size, 3), generator=generator).byte()
-        probabilities = torch.rand(5, *size, generator=generator)
+        probabilities = torch.rand(21, *size, generator=generator)
         threads = torch.get_num_threads()
         try:
             found = []

@@ -16,8 +16,9 @@ from weakseg.methods.registry import method_class
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
 from weakseg.networks.weights import checksum
+from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.pipeline.options import checked_options
-from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Segment
+from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Recipe, Segment
 from weakseg.refine.registry import refiner_class
 from weakseg.registry import find
 from weakseg.segment.losses import loss_function, loss_options
@@ -55,15 +56,36 @@ def refiner_steps(chosen: Sequence[Named]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def check_loss(segment: Segment | None) -> None:
-    """See that the segmenter's decoder and loss exist.
+def check_settings(recipe: Recipe) -> None:
+    """What can be seen to be wrong without building anything.
 
     Raises:
-        UserError: If the network, the loss or one of its options is unknown.
+        UserError: If decoder, loss, CRF set or an option is unknown, an augmentation is ambiguous, or seeds are wanted
+            of a split that is not there.
     """
-    if segment is not None:
+    check_augment(recipe.localize.train.augment)
+    if "val" in recipe.evaluate.seeds and recipe.data.val is None:
+        raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
+    if recipe.segment is not None:
+        segment = recipe.segment
+        check_augment(segment.train.augment)
         find(segment.network.name, NETWORKS, "network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
+        if segment.predict.crf is not None:
+            find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
+
+
+def check_augment(augment: Augment) -> None:
+    """See that the size of training images is drawn in one way.
+
+    Raises:
+        UserError: If both or none of ``resize`` and ``scale`` are given, or a range is upside down.
+    """
+    if (augment.resize is None) == (augment.scale is None):
+        raise UserError("give one of 'resize' and 'scale'", where="train.augment", remedy="Remove or add one")
+    low, high = augment.resize or augment.scale or (0, 0)
+    if not 0 < low <= high:
+        raise UserError(f"from {low} to {high} is no range", where="train.augment", remedy="Write [lowest, highest]")
 
 
 def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Method:
@@ -87,13 +109,7 @@ def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -
 
 
 def transform(augment: Augment, network: Normalising, *, masks: bool = False) -> Transform:
-    """Training augmentation.
-
-    Raises:
-        UserError: If both or none of ``resize`` and ``scale`` are given.
-    """
-    if (augment.resize is None) == (augment.scale is None):
-        raise UserError("give one of 'resize' and 'scale'", where="train.augment", remedy="Remove or add one")
+    """Training augmentation, for a classifier or for a segmenter."""
     jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
     preset = segmentation if masks else classification
     return preset(

@@ -1,0 +1,109 @@
+"""A recipe with its data and networks, checked and ready to run; nothing is written here."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from weakseg.data.catalog import open_dataset
+from weakseg.data.dataset import Dataset
+from weakseg.errors import UserError
+from weakseg.methods.method import Method
+from weakseg.pipeline import build
+from weakseg.pipeline.checks import audit_all
+from weakseg.pipeline.device import choose_device
+from weakseg.pipeline.manifest import Manifest, fingerprint
+from weakseg.pipeline.progress import Reporter
+from weakseg.pipeline.recipe import BackboneSettings, Recipe, Segment
+from weakseg.refine.registry import create_chain
+from weakseg.segment.segmenter import Segmenter
+
+
+class Experiment:
+    """What a run works with.
+
+    Args:
+        recipe: What to do.
+        reporter: Receives messages and progress.
+
+    Attributes:
+        folder: The run folder; need not exist yet.
+        train_set: Images with weak labels.
+        val_set: Images to be segmented without tags, or ``None``.
+        data: Split -> hash of its content.
+
+    Raises:
+        UserError: If anything in the recipe cannot be built or the data do not pass the audit.
+    """
+
+    def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
+        self.recipe, self.reporter = recipe, reporter
+        self.folder = Path(recipe.run.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError("is a file", where=self.folder, remedy="Choose another run.folder")
+        self.device = choose_device(recipe.run.device, recipe.run.devices)
+        self.method_options = build.method_options(recipe.localize.method)
+        self.steps = build.refiner_steps(recipe.refine)
+        create_chain(self.steps)
+        build.check_settings(recipe)
+        self.needs = build.needs(recipe.localize.method)
+        self.manifest = Manifest(self.folder)
+        self.train_set = self._open(recipe.data.train)
+        self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
+        self.data = self._audited()
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """Training images first."""
+        return [self.train_set] + ([] if self.val_set is None else [self.val_set])
+
+    @property
+    def seed_sets(self) -> list[Dataset]:
+        """The data sets whose maps are wanted; those of the training images always are."""
+        return self.datasets if "val" in self.recipe.evaluate.seeds else [self.train_set]
+
+    @cached_property
+    def method(self) -> Method:
+        """The localiser, with its initial weights."""
+        torch.manual_seed(self.recipe.seed)
+        return build.method(self.recipe.localize, self.method_options, len(self.train_set.classes))
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """The segmenter, with its initial weights."""
+        torch.manual_seed(self.recipe.seed)
+        return build.segmenter(self.segment, self.segmenter_backbone, len(self.train_set.classes))
+
+    @property
+    def segment(self) -> Segment:
+        """The recipe's section, which must be there."""
+        assert self.recipe.segment is not None
+        return self.recipe.segment
+
+    @property
+    def segmenter_backbone(self) -> BackboneSettings:
+        """The segmenter's own, or else the localiser's."""
+        return self.segment.backbone or self.recipe.localize.backbone
+
+    def _open(self, split: str) -> Dataset:
+        return open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)
+
+    def _audited(self) -> dict[str, str]:
+        """Hashes of the data; the audit is repeated only when a file has changed."""
+        allow_untagged = self.recipe.data.allow_untagged
+        state = fingerprint(
+            files=[dataset.stat_fingerprint() for dataset in self.datasets],
+            needs=sorted(self.needs),
+            untagged=allow_untagged,
+        )
+        known = self.manifest.stages.get("audit", {})
+        if known.get("inputs") == state and "data" in known:
+            return dict(known["data"])
+        report = audit_all(self.datasets, self.needs, self.reporter, allow_untagged=allow_untagged)
+        report.raise_for_errors()
+        for row in report.rows():
+            more = f" (and {row.count - 1} more)" if row.count > 1 else ""
+            self.reporter.warn(f"{row.where}: {row.problem}{more}. {row.remedy}.")
+        data = {dataset.split: dataset.fingerprint() for dataset in self.datasets}
+        self.manifest.stages["audit"] = {"inputs": state, "done": True, "data": data}
+        return data

@@ -1,0 +1,110 @@
+"""The stages of a run, and what each one's result depends on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from weakseg import __version__
+from weakseg.pipeline import build
+from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.manifest import fingerprint
+from weakseg.pipeline.work import Work
+
+Until = Literal["localize", "refine", "segment", "evaluate", "report"]
+LAST_STAGE = {"localize": "maps", "refine": "masks", "segment": "segmenter", "evaluate": "metrics", "report": "report"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: Key in the manifest.
+        inputs: Hash of everything that its result depends on.
+        outputs: Files and folders that it makes, within the run folder.
+        work: Does it; returns the number of images it worked on.
+    """
+
+    name: str
+    inputs: str
+    outputs: tuple[str, ...]
+    work: Callable[[], int]
+
+    def done(self, experiment: Experiment) -> bool:
+        """Whether its result is there, made from the same inputs."""
+        made = all((experiment.folder / name).exists() for name in self.outputs)
+        return made and experiment.manifest.done(self.name, self.inputs)
+
+
+def plan(experiment: Experiment, until: Until) -> list[Stage]:
+    """All stages up to the one that ``until`` names."""
+    work = Work(experiment)
+    stages = [*_labelling(experiment, work), *_segmenting(experiment, work)]
+    stages += _telling(experiment, work, fingerprint(stages=[stage.inputs for stage in stages]))
+    names = [stage.name for stage in stages]
+    last = LAST_STAGE[until] if LAST_STAGE[until] in names else "masks"
+    return stages[: names.index(last) + 1]
+
+
+def _common(experiment: Experiment) -> dict[str, object]:
+    return {
+        "version": __version__,
+        "seed": experiment.recipe.seed,
+        "classes": experiment.train_set.classes.names,
+        "precision": experiment.device.kind,
+    }
+
+
+def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
+    settings = experiment.recipe.localize
+    localizer = fingerprint(
+        **_common(experiment),
+        data=experiment.data[experiment.train_set.split],
+        method=[settings.method.name, experiment.method_options],
+        backbone=build.backbone_inputs(settings.backbone),
+        train=settings.train.model_dump(exclude={"workers"}),
+    )
+    maps = fingerprint(
+        localizer=localizer,
+        data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
+        views=settings.model_dump(include={"scales", "flip", "stride", "batch"}),
+    )
+    masks = fingerprint(maps=maps, steps=experiment.steps)
+    return [
+        Stage("localizer", localizer, ("localizer.safetensors", "checkpoints/localizer.ckpt"), work.train_localizer),
+        Stage("maps", maps, ("maps",), work.localize),
+        Stage("masks", masks, ("masks",), work.refine),
+    ]
+
+
+def _segmenting(experiment: Experiment, work: Work) -> list[Stage]:
+    if experiment.recipe.segment is None:
+        return []
+    settings = experiment.recipe.segment
+    segmenter = fingerprint(
+        **_common(experiment),
+        masks=_labelling(experiment, work)[-1].inputs,
+        network=settings.model_dump(include={"network", "loss", "head_factor"}),
+        backbone=build.backbone_inputs(experiment.segmenter_backbone),
+        train=settings.train.model_dump(exclude={"workers"}),
+    )
+    made = ("segmenter.safetensors", "checkpoints/segmenter.ckpt")
+    stages = [Stage("segmenter", segmenter, made, work.train_segmenter)]
+    if experiment.val_set is not None:
+        predictions = fingerprint(
+            segmenter=segmenter,
+            data=experiment.data[experiment.val_set.split],
+            predict=settings.predict.model_dump(),
+        )
+        stages.append(Stage("predictions", predictions, ("predictions",), work.predict))
+    return stages
+
+
+def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:
+    settings = experiment.recipe.evaluate.model_dump()
+    metrics = fingerprint(results=results, data=experiment.data, evaluate=settings)
+    report = fingerprint(metrics=metrics, recipe=experiment.recipe.model_dump(exclude={"environment"}))
+    return [
+        Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate),
+        Stage("report", report, ("report",), work.report),
+    ]

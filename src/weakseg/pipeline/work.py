@@ -1,0 +1,169 @@
+"""What the stages of a run do."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from weakseg.data.files import write_json, write_text
+from weakseg.data.images import read_mask
+from weakseg.data.pseudo import PseudoMasks, WeaklyLabelled
+from weakseg.data.sample import WeakLabel
+from weakseg.data.transforms import AugmentedDataset
+from weakseg.methods.method import Views
+from weakseg.metrics import Flags, supervision_name
+from weakseg.networks.weights import load_weights, save_weights
+from weakseg.pipeline import build
+from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
+from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.inference import localize, maps_path, mask_path, predict_dataset, prediction_path
+from weakseg.pipeline.recipe import BackboneSettings, Training
+from weakseg.pipeline.reporting import report_data
+from weakseg.pipeline.shards import MaskJob, refine_all
+from weakseg.pipeline.training import train
+from weakseg.report.report import write_report
+
+
+class Work:
+    """One method for each stage; each returns the number of images it worked on.
+
+    Args:
+        experiment: What to work with.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.recipe = experiment, experiment.recipe
+        self.folder, self.reporter = experiment.folder, experiment.reporter
+
+    def train_localizer(self) -> int:
+        """Tags, or what else the method needs, to ``localizer.safetensors``."""
+        method, settings = self.experiment.method, self.recipe.localize.train
+        weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
+        transform = build.transform(settings.augment, method.backbone)
+        return self._train(method, AugmentedDataset(weak, transform, self.recipe.seed), settings, "localizer")
+
+    def localize(self) -> int:
+        """The localiser to ``maps/``."""
+        experiment, settings = self.experiment, self.recipe.localize
+        load_weights(experiment.method, self.folder / "localizer.safetensors")
+        return localize(
+            experiment.method,
+            experiment.seed_sets,
+            Views(settings.scales, settings.flip, settings.stride),
+            self.folder,
+            batch=settings.batch,
+            device=experiment.device,
+            reporter=self.reporter,
+        )
+
+    def refine(self) -> int:
+        """Maps of the training images to ``masks/``."""
+        experiment, dataset = self.experiment, self.experiment.train_set
+        jobs = [
+            MaskJob(dataset.paths(image_id)["image"], maps_path(self.folder, image_id), mask)
+            for image_id in dataset.ids
+            if not (mask := mask_path(self.folder, image_id)).exists()
+        ]
+        workers = self.recipe.run.workers or experiment.device.cores
+        with self.reporter.track("refine", len(dataset), len(dataset) - len(jobs)) as bar:
+            for done in refine_all(jobs, experiment.steps, workers=workers, device=experiment.device):
+                bar.advance(done)
+        return len(jobs)
+
+    def train_segmenter(self) -> int:
+        """Pseudo-masks to ``segmenter.safetensors``."""
+        segmenter, settings = self.experiment.segmenter, self.experiment.segment.train
+        pseudo = PseudoMasks(self.experiment.train_set, partial(mask_path, self.folder))
+        transform = build.transform(settings.augment, segmenter.network, masks=True)
+        return self._train(segmenter, AugmentedDataset(pseudo, transform, self.recipe.seed), settings, "segmenter")
+
+    def predict(self) -> int:
+        """The segmenter to ``predictions/``, of the validation images, without their tags."""
+        experiment = self.experiment
+        assert experiment.val_set is not None
+        load_weights(experiment.segmenter, self.folder / "segmenter.safetensors")
+        return predict_dataset(
+            experiment.segmenter,
+            experiment.val_set,
+            experiment.segment.predict,
+            self.folder,
+            device=experiment.device,
+            reporter=self.reporter,
+        )
+
+    def evaluate(self) -> int:
+        """Everything so far to ``metrics.json``, as far as there are true masks."""
+        measured = self._measure()
+        write_text(self.folder / "images.csv", measured.to_csv())
+        curve = "".join(f"{threshold:.2f},{miou:.6f}\n" for threshold, miou in measured.curve)
+        write_text(self.folder / "thresholds.csv", "threshold,miou\n" + curve)
+        write_json(self.folder / "metrics.json", {name: result.to_json() for name, result in measured.results.items()})
+        if not measured.results:
+            self.reporter.warn("the data have no true masks: nothing could be measured")
+        return sum(len(scores) for scores in measured.images.values())
+
+    def report(self) -> int:
+        """The run folder to ``report/index.html``."""
+        experiment = self.experiment
+        data = report_data(
+            self.recipe, self.folder, experiment.train_set, experiment.val_set, experiment.manifest.timings
+        )
+        write_report(self.folder / "report", data)
+        return 0
+
+    def _train(self, model: Any, dataset: AugmentedDataset, settings: Training, name: str) -> int:  # noqa: ANN401
+        train(
+            model,
+            dataset,
+            settings,
+            self.folder / "checkpoints" / f"{name}.ckpt",
+            seed=self.recipe.seed,
+            device=self.experiment.device,
+            reporter=self.reporter,
+            label=f"train {name}",
+        )
+        about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.dataset.classes.names)}
+        save_weights(model, self.folder / f"{name}.safetensors", about)
+        return len(dataset) * settings.epochs
+
+    def _measure(self) -> Measured:
+        evaluator = Evaluator(self._provenance(self.recipe.localize.backbone), self.reporter)
+        if self.experiment.train_set.has(WeakLabel.MASKS):
+            self._measure_labels(evaluator)
+        val_set = self.experiment.val_set
+        if self.recipe.segment is not None and val_set is not None and val_set.has(WeakLabel.MASKS):
+            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone)
+            predict = self.recipe.segment.predict
+            flags = Flags(crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
+            evaluator.measure("seg", val_set.split, val_set, _masks(self.folder, prediction_path), flags)
+        return evaluator.measured
+
+    def _measure_labels(self, evaluator: Evaluator) -> None:
+        """Seeds and pseudo-masks; the threshold is swept on the training images alone."""
+        maps, train_set = partial(maps_path, self.folder), self.experiment.train_set
+        evaluator.sweep(train_set, maps)
+        for dataset in self.experiment.seed_sets:
+            wanted = dataset is not train_set or "train" in self.recipe.evaluate.seeds
+            if wanted and dataset.has(WeakLabel.MASKS):
+                evaluator.seeds(dataset.split, dataset, maps, self._flags(evaluator.measured.threshold))
+        flags = self._flags(None, crf=any(name == "crf" for name, _ in self.experiment.steps))
+        evaluator.measure("mask", train_set.split, train_set, _masks(self.folder, mask_path), flags)
+
+    def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
+        multi_scale = len(self.recipe.localize.scales) > 1
+        return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
+
+    def _provenance(self, backbone: BackboneSettings) -> Provenance:
+        return Provenance(
+            supervision=supervision_name(self.experiment.needs),
+            backbone=backbone.name,
+            weights=Path(backbone.weights).name,
+            absent=self.recipe.evaluate.absent,
+            metrics=self.recipe.evaluate.metrics,
+        )
+
+
+def _masks(folder: Path, path: Callable[[Path, str], Path]) -> Callable[[str], Tensor]:
+    return lambda image_id: read_mask(path(folder, image_id))
