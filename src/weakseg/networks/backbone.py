@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.errors import UserError
-from weakseg.networks.dilate import dilate
+from weakseg.networks.dilate import dilate, power_of_two
 from weakseg.networks.weights import load_backbone_weights, read_weights
+from weakseg.ops.maps import padded_size
 from weakseg.registry import near_matches
 
 NormMode = Literal["train", "statistics", "frozen"]
@@ -66,7 +67,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, D, h, w) features."""
-        return self._as_map(self.model.forward_features(images), images)
+        fitted = self._whole_patches(images)
+        return self._as_map(self.model.forward_features(fitted), fitted)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """All intermediate feature maps, finest first, each (B, D_k, h_k, w_k).
@@ -76,7 +78,8 @@ class Backbone(nn.Module):
         """
         if not hasattr(self.model, "forward_intermediates"):
             raise UserError(f"timm gives no stages for '{self.name}'", remedy="Choose another backbone")
-        return list(self.model.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True))
+        fitted = self._whole_patches(images)
+        return list(self.model.forward_intermediates(fitted, output_fmt="NCHW", intermediates_only=True))
 
     def train(self, mode: bool = True) -> "Backbone":
         """As usual, except that batch normalisation keeps to its stored statistics unless it is to be trained."""
@@ -99,6 +102,15 @@ class Backbone(nn.Module):
         if self.batchnorm == "frozen":
             for layer in self._batchnorm_layers():
                 layer.requires_grad_(False)
+
+    def _whole_patches(self, images: Tensor) -> Tensor:
+        """Transformers cut the image into patches: a side that these do not fill is stretched up to the next patch."""
+        if not hasattr(self.model, "patch_embed"):
+            return images
+        size = [padded_size(side, self.stride) for side in images.shape[-2:]]
+        if size == list(images.shape[-2:]):
+            return images
+        return nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
     def _as_map(self, features: Tensor, images: Tensor) -> Tensor:
         if features.ndim == 3:
@@ -178,4 +190,4 @@ def _stride(model: Any) -> int:  # noqa: ANN401
     model.train(was_training)
     if features.ndim == 3:
         return int(model.patch_embed.patch_size[0])
-    return round(image.shape[-1] / int(features.shape[2]))
+    return power_of_two(image.shape[-1] / int(features.shape[2]))

@@ -4,6 +4,7 @@ L.-C. Chen, G. Papandreou, I. Kokkinos, K. Murphy, A. L. Yuille, "DeepLab: Seman
 Convolutional Nets, Atrous Convolution, and Fully Connected CRFs", TPAMI 2018, section 3.1.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -32,13 +33,18 @@ def dilate(network: nn.Module, image: Tensor, output_stride: int) -> None:
             _dilate_layer(layer, reduction // output_stride)
 
 
+def power_of_two(ratio: float) -> int:
+    """The power of two next to the ratio of two sides; layers round sides up or down, so it need not be exact."""
+    return int(2 ** round(math.log2(ratio)))
+
+
 def _reductions(network: nn.Module, image: Tensor) -> Reductions:
     """How much coarser than the image the input grid of each strided layer is."""
     found: Reductions = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1:
-            found[layer] = round(image.shape[-1] / inputs[0].shape[-1])
+            found[layer] = power_of_two(image.shape[-1] / inputs[0].shape[-1])
 
     hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, STRIDED)]
     try:

@@ -63,6 +63,7 @@ def localize(
     folder: Path,
     *,
     batch: int,
+    precision: str,
     device: Device,
     reporter: Reporter,
 ) -> int:
@@ -71,7 +72,7 @@ def localize(
     Returns:
         Number of images worked on.
     """
-    method = method.to(device.target).eval()
+    method = method.to(device.target).to(memory_format=torch.channels_last).eval()
     todo = [
         (dataset, ids)
         for dataset in datasets
@@ -83,7 +84,9 @@ def localize(
         for dataset, ids in todo:
             samples = [dataset.sample(image_id) for image_id in ids]
             ready = as_batch(samples, len(dataset.classes), method.backbone.mean, method.backbone.std)
-            for image_id, maps in zip(ids, method.localize(ready.to(device.target), views), strict=True):
+            with device.autocast(precision):
+                found = method.localize(ready.to(device.target), views)
+            for image_id, maps in zip(ids, found, strict=True):
                 maps.save(maps_path(folder, image_id))
             bar.advance(len(ids))
     return new
@@ -97,7 +100,7 @@ def predict_dataset(
     Returns:
         Number of images worked on.
     """
-    segmenter = segmenter.to(device.target).eval()
+    segmenter = segmenter.to(device.target).to(memory_format=torch.channels_last).eval()
     groups = chunks(dataset, settings.batch)
     todo = [ids for ids in groups if not all(prediction_path(folder, image_id).exists() for image_id in ids)]
     new = sum(map(len, todo))
@@ -126,7 +129,8 @@ def predict_images(
     """
     network = segmenter.network
     ready = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
-    probabilities = segmenter.predict(ready, settings.scales, settings.flip, settings.merge)
+    with device.autocast(settings.precision):
+        probabilities = segmenter.predict(ready, settings.scales, settings.flip, settings.merge)
     for image, scores in zip(images, probabilities, strict=True):
         if settings.crf is not None:
             present = scores.flatten(1).amax(1) > 1e-3

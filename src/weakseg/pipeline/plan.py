@@ -67,7 +67,7 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
     maps = fingerprint(
         localizer=localizer,
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
-        views=settings.model_dump(include={"scales", "flip", "stride", "batch"}),
+        views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
     masks = fingerprint(maps=maps, steps=experiment.steps)
     return [

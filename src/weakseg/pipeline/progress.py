@@ -14,6 +14,9 @@ class Bar(Protocol):
     def advance(self, images: int = 1, note: str = "") -> None:
         """``images`` more are done; ``note`` stands at the end of the bar."""
 
+    def skip(self, images: int) -> None:
+        """An earlier run has done ``images``; they do not count as this one's speed."""
+
 
 class Reporter(Protocol):
     """Receives messages and progress; the pipeline itself never prints."""
@@ -30,6 +33,9 @@ class Reporter(Protocol):
 
 class _SilentBar:
     def advance(self, images: int = 1, note: str = "") -> None:
+        pass
+
+    def skip(self, images: int) -> None:
         pass
 
 
@@ -57,6 +63,9 @@ class _RichBar:
         elapsed = self.progress.tasks[self.task].elapsed or 0.0
         speed = f"{self.new / elapsed:.1f} images/s" if elapsed > 0 else ""
         self.progress.update(self.task, advance=images, speed=speed, note=note)
+
+    def skip(self, images: int) -> None:
+        self.progress.update(self.task, advance=images)
 
 
 class Terminal:

@@ -14,6 +14,7 @@ from weakseg.networks.backbone import NormMode
 from weakseg.pipeline.options import Section, recipe_error
 from weakseg.registry import near_matches
 
+Precision = Literal["auto", "32", "bf16"]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Field(description="lowest and highest")]
@@ -91,7 +92,7 @@ class Training(Section):
     power: float = 0.9
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     clip_gradients: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["auto", "32", "bf16"] = "auto"
+    precision: Precision = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None
     augment: Augment = Augment()
 
@@ -105,7 +106,8 @@ class Localize(Section):
     scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     stride: Positive = 4
-    batch: Positive = 8
+    batch: Positive = 4
+    precision: Precision = "auto"
 
 
 class Predict(Section):
@@ -115,7 +117,8 @@ class Predict(Section):
     flip: bool = True
     merge: Literal["logits", "probabilities"] = "logits"
     crf: str | None = None
-    batch: Positive = 8
+    batch: Positive = 4
+    precision: Precision = "auto"
 
 
 class Segment(Section):

@@ -15,6 +15,7 @@ from weakseg.data.files import write_json, write_text
 from weakseg.errors import UserError
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.lock import sole_user
 from weakseg.pipeline.manifest import MANIFEST, Manifest
 from weakseg.pipeline.plan import Stage, Until, plan
 from weakseg.pipeline.progress import Reporter, Silent
@@ -60,9 +61,10 @@ def run(
     experiment = Experiment(checked, reporter or Silent())
     stages = plan(experiment, until)
     _build_networks(experiment, [stage for stage in stages if not stage.done(experiment)])
-    _write_recipe(experiment)
-    for stage in stages:
-        _do(stage, experiment)
+    with sole_user(experiment.folder):
+        _write_recipe(experiment)
+        for stage in stages:
+            _do(stage, experiment)
     evaluated, reported = until in ("evaluate", "report"), until == "report"
     return RunResult(
         folder=experiment.folder,

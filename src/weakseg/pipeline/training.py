@@ -55,7 +55,7 @@ def train(
     device: Device,
     reporter: Reporter,
     label: str,
-) -> None:
+) -> int:
     """Train ``model`` in place, going on from ``checkpoint`` where there is one.
 
     Args:
@@ -67,6 +67,9 @@ def train(
         device: Where and in which precision to compute.
         reporter: Receives progress.
         label: What the progress bar is called.
+
+    Returns:
+        Number of images that this call has looked at.
 
     Raises:
         UserError: If there are fewer samples than one batch, a loss is not finite, or a loading process dies.
@@ -112,6 +115,7 @@ def train(
             raise _explained(error) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
+    return module.seen
 
 
 class EpochSampler(Sampler[int]):
@@ -149,6 +153,7 @@ class _Module(pl.LightningModule):
         self.dataset, self.sampler, self.settings, self.seed = dataset, sampler, settings, seed
         self.steps, self.bar, self.checkpoint = steps, bar, checkpoint
         self.history: list[dict[str, float]] = []
+        self.seen = 0
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -165,7 +170,7 @@ class _Module(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Show what an earlier run has already done."""
-        self.bar.advance(self.current_epoch * self.steps * self.settings.batch * _world()[1])
+        self.bar.skip(self.current_epoch * self.steps * self.settings.batch * _world()[1])
 
     def on_train_epoch_start(self) -> None:
         """Everything random in this epoch follows from seed and epoch."""
@@ -179,7 +184,9 @@ class _Module(pl.LightningModule):
             self._check_finite(name, value)
             self.sums[name] = self.sums[name] + value.detach()
         total = torch.stack(list(losses.values())).sum()
-        self.bar.advance(len(batch) * _world()[1], note=f"loss {total.item():.3f}")
+        images = len(batch) * _world()[1]
+        self.seen += images
+        self.bar.advance(images, note=f"loss {total.item():.3f}")
         return total
 
     def on_train_epoch_end(self) -> None:

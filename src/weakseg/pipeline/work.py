@@ -54,6 +54,7 @@ class Work:
             Views(settings.scales, settings.flip, settings.stride),
             self.folder,
             batch=settings.batch,
+            precision=settings.precision,
             device=experiment.device,
             reporter=self.reporter,
         )
@@ -114,7 +115,7 @@ class Work:
         return 0
 
     def _train(self, model: Any, dataset: AugmentedDataset, settings: Training, name: str) -> int:  # noqa: ANN401
-        train(
+        seen = train(
             model,
             dataset,
             settings,
@@ -126,7 +127,7 @@ class Work:
         )
         about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.dataset.classes.names)}
         save_weights(model, self.folder / f"{name}.safetensors", about)
-        return len(dataset) * settings.epochs
+        return seen
 
     def _measure(self) -> Measured:
         evaluator = Evaluator(self._provenance(self.recipe.localize.backbone), self.reporter)

@@ -1,0 +1,117 @@
+"""The segmenter: its loss, its groups, and how it merges views."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from tests.methods.conformance import labelled_batch
+from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.segment.losses import loss_options, pixel_cross_entropy
+from weakseg.segment.segmenter import Segmenter
+
+
+@pytest.fixture
+def segmenter():
+    torch.manual_seed(0)
+    return Segmenter(SegmentationNetwork("unet", 4, encoder="mobilenetv3_small_050", weights="none"))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return labelled_batch()
+
+
+def slow_views(segmenter, images, scales, flip):
+    """Logits of all views at image size, one image and one view at a time."""
+    views = []
+    for scale in scales:
+        for mirrored in (False, True) if flip else (False,):
+            logits = []
+            for image in images:
+                size = [round(side * scale) for side in image.shape[1:]]
+                view = interpolate(image[None], size, mode="bilinear", align_corners=False)
+                view = view.flip(3) if mirrored else view
+                seen = interpolate(segmenter.network(view), image.shape[1:], mode="bilinear", align_corners=False)[0]
+                logits.append(seen.flip(2) if mirrored else seen)
+            views.append(torch.stack(logits))
+    return torch.stack(views)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.25)])
+def test_views_are_merged_by_the_mean_of_logits(segmenter, batch, scales, flip):
+    found = segmenter.eval().predict(batch.images, scales, flip)
+    with torch.no_grad():
+        expected = slow_views(segmenter, batch.images, scales, flip).mean(0).softmax(1)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.sum(1), torch.ones_like(found[:, 0]))
+
+
+def test_views_are_merged_by_the_maximum_of_probabilities(segmenter, batch):
+    found = segmenter.eval().predict(batch.images, (0.75, 1.0), flip=True, merge="probabilities")
+    with torch.no_grad():
+        expected = slow_views(segmenter, batch.images, (0.75, 1.0), flip=True).softmax(2).amax(0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert (found.sum(1) >= 1 - 1e-4).all()
+
+
+def test_one_view_is_the_network_itself(segmenter, batch):
+    with torch.no_grad():
+        expected = segmenter.eval()(batch.images).softmax(1)
+    torch.testing.assert_close(segmenter.predict(batch.images), expected)
+
+
+def test_predictions_need_no_gradient_and_take_odd_sizes(segmenter):
+    found = segmenter.eval().predict(torch.randn(1, 3, 37, 53), (0.5, 1.0), flip=True)
+    assert found.shape == (1, 4, 37, 53)
+    assert not found.requires_grad
+
+
+def test_the_mirror_image_has_the_mirrored_prediction(segmenter, batch):
+    straight = segmenter.eval().predict(batch.images[..., :64], (1.0,), flip=True)
+    mirrored = segmenter.predict(batch.images[..., :64].flip(-1), (1.0,), flip=True)
+    torch.testing.assert_close(mirrored.flip(-1), straight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_is_that_of_logits_and_masks(segmenter, batch):
+    segmenter.eval()
+    losses = segmenter.losses(batch)
+    assert list(losses) == ["segmentation"]
+    assert torch.equal(losses["segmentation"], pixel_cross_entropy(segmenter(batch.images), batch.masks))
+
+
+def test_another_loss(batch, segmenter):
+    other = Segmenter(segmenter.network, loss_options("cross_entropy", {"label_smoothing": 0.3}))
+    assert other.eval().losses(batch)["segmentation"] != segmenter.eval().losses(batch)["segmentation"]
+
+
+def test_gradients_reach_encoder_and_decoder(segmenter, batch):
+    segmenter.train().losses(batch)["segmentation"].backward()
+    encoder = {id(parameter) for parameter in segmenter.network.encoder.parameters()}
+    moved = {id(p) in encoder for p in segmenter.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved == {True, False}
+
+
+def test_bfloat16_agrees_with_float32(segmenter, batch):
+    exact = segmenter.eval().losses(batch)["segmentation"]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = segmenter.losses(batch)["segmentation"]
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_the_decoder_learns_faster(segmenter, factor):
+    segmenter.head_factor = factor
+    encoder = {id(parameter) for parameter in segmenter.network.encoder.parameters()}
+    groups = segmenter.parameter_groups(0.1, 1e-4)
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in segmenter.parameters())
+    weights = {id(group["params"][0]) in encoder: group["lr"] for group in groups if group["weight_decay"]}
+    assert weights == {True: 0.1, False: pytest.approx(0.1 * factor)}
+
+
+def test_epochs_begin_without_a_change(segmenter):
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    segmenter.begin_epoch(0, 2)
+    assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
