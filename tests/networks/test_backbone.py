@@ -136,7 +136,9 @@ def test_mean_and_deviation_are_the_models_own_unless_given():
 
 
 def test_options_reach_the_model():
-    assert backbone(DILATED_BY_TIMM, options={"in_chans": 1}).model.conv1[0].in_channels == 1
+    same, symmetric = backbone(options={"pad_type": "same"}), backbone()
+    assert (type(same.model.conv_stem), type(symmetric.model.conv_stem)) != (nn.Conv2d, nn.Conv2d)
+    refusal(lambda: backbone(options={"depth_of_sea": 3}), DILATED_BY_US, "depth_of_sea", "options")
 
 
 def test_the_same_seed_gives_the_same_weights():

@@ -14,7 +14,7 @@ TWIN = "mobilenetv2_100"
 
 def model(name, **options):
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=0, **options).eval()
+    net = timm.create_model(name, num_classes=0, **options).eval().double()
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):  # nothing is trained here: let it do something all the same
             nn.init.uniform_(layer.running_mean, -0.1, 0.1)
@@ -24,13 +24,13 @@ def model(name, **options):
 
 def dilated(name, stride):
     net = model(name)
-    dilate(net, torch.zeros(1, 3, 128, 128), stride)
+    dilate(net, torch.zeros(1, 3, 128, 128, dtype=torch.float64), stride)
     return net
 
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("stride", [8, 16])
@@ -41,7 +41,7 @@ def test_the_coarse_map_is_a_subsample_of_the_fine_one(name, stride, images):
     with torch.no_grad():
         coarse, fine = model(name).forward_features(images), dilated(name, stride).forward_features(images)
     assert fine.shape[-2:] == (96 // stride, 128 // stride)
-    torch.testing.assert_close(fine[..., ::step, ::step], coarse, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fine[..., ::step, ::step], coarse)
 
 
 @pytest.mark.parametrize("stride", [8, 16])
@@ -51,10 +51,10 @@ def test_timm_dilates_in_the_same_way(name, stride, images):
     ours = dilated(name, stride)
     ours.load_state_dict(theirs.state_dict())
     for one, other in zip(ours.modules(), theirs.modules(), strict=True):
-        if isinstance(one, nn.Conv2d):
+        if isinstance(one, nn.Conv2d) and one.kernel_size != (1, 1):
             assert (one.stride, one.dilation, one.padding) == (other.stride, other.dilation, other.padding)
     with torch.no_grad():
-        torch.testing.assert_close(ours.forward_features(images), theirs.forward_features(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.forward_features(images), theirs.forward_features(images))
 
 
 def test_a_network_that_is_fine_enough_is_left_alone(images):

@@ -9,6 +9,8 @@ from typing import Any
 
 from weakseg.errors import UserError
 
+TEMPORARY = ".tmp-"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write under a temporary name beside ``path``, then rename.
@@ -19,7 +21,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=path.suffix)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(temporary).chmod(0o644)
@@ -33,6 +35,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             where=path,
             remedy="Free some space and run the same command again" if full else "Choose a folder you may write to",
         ) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed had not finished writing; nobody else may be writing there."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str) -> None:

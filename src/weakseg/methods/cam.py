@@ -12,9 +12,10 @@ by the mean (``pooling="mean"``, the default, gives the published figures). PSA 
 classifier, IRN none; PSA's VGG16 takes the square root of its maps.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import multilabel_soft_margin_loss
 
@@ -43,7 +44,7 @@ class CAM(Method):
         num_classes: int,
         *,
         pooling: Literal["mean", "sum"] = "mean",
-        dropout: float = 0.0,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         square_root: bool = False,
     ) -> None:
         super().__init__(backbone, num_classes)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weakseg.data.maps import LocalizationMaps
 from weakseg.data.sample import Batch, WeakLabel
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.groups import parameter_groups
+from weakseg.networks.groups import HEAD_FACTOR, parameter_groups
 from weakseg.ops.maps import normalize_max, resize, strided_size, unflip
 
 
@@ -62,9 +62,11 @@ class Method(nn.Module, ABC):
 
     Attributes:
         needs: The weak labels without which it cannot be trained.
+        head_factor: How much faster the new layers learn than the pretrained ones.
     """
 
     needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
+    head_factor: float = HEAD_FACTOR
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
@@ -82,8 +84,8 @@ class Method(nn.Module, ABC):
         """Called before each epoch (from 0) of ``epochs``; for objectives that change with time."""
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameters with their learning rates: the backbone at ``lr``, everything new at ten times that."""
-        return parameter_groups(self, self.backbone, lr, weight_decay)
+        """Parameters with their learning rates: the backbone at ``lr``, everything new ``head_factor`` times faster."""
+        return parameter_groups(self, self.backbone, lr, weight_decay, self.head_factor)
 
     def view_maps(self, images: Tensor) -> Tensor:
         """Non-negative (B, C, h, w) maps of one view, before they are merged with the other views'."""

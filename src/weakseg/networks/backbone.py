@@ -127,7 +127,12 @@ def _create(name: str, stride: int | None, options: dict[str, Any], *, pretraine
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}'", remedy=near_matches(name, timm.list_models()))
     build = _Builder(name, options, pretrained)
-    own = build()
+    try:
+        own = build()
+    except TypeError as error:
+        raise UserError(
+            f"backbone '{name}' cannot be built ({error})", remedy="Correct the backbone's options"
+        ) from error
     own_stride = _stride(own)
     if stride is None or stride == own_stride:
         return own, own_stride

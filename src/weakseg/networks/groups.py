@@ -25,9 +25,11 @@ def parameter_groups(
     """
     old = {id(parameter) for parameter in pretrained.parameters()}
     groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
+    seen: set[int] = set()
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
                 groups.setdefault((id(parameter) in old, _kind(layer, name)), []).append(parameter)
     return [
         {

@@ -16,12 +16,13 @@ from weakseg.errors import UserError
 Weights = Mapping[str, Tensor]
 
 
-def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, sha256: str | None = None, prefix: str = "") -> dict[str, Tensor]:
     """Tensors by name from a ``.safetensors`` or tensors-only ``.pth`` file; nothing is unpickled.
 
     Args:
         path: The file.
         sha256: Expected checksum (hexadecimal) of the file, or ``None``.
+        prefix: Only tensors whose names start with it are given, without it.
 
     Raises:
         UserError: If the file is missing, damaged, of another kind, or its checksum differs.
@@ -30,6 +31,11 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise UserError("no such weights file", where=path, remedy="Give the path of a .safetensors file, or 'none'")
     if sha256 is not None and checksum(path) != sha256.lower():
         raise UserError("the checksum differs from the one in the recipe", where=path, remedy="Fetch the file again")
+    tensors = _tensors(path)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -86,9 +92,16 @@ def save_weights(module: nn.Module, path: Path, about: Mapping[str, str]) -> Non
 
 
 def read_about(path: Path) -> dict[str, str]:
-    """What ``save_weights`` wrote into the header."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """What ``save_weights`` wrote into the header.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError("cannot be read as weights", where=path, remedy="Make it again, or fetch it again") from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -1,6 +1,5 @@
 """From recipe sections to the things they describe."""
 
-import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -63,34 +62,59 @@ def check_settings(recipe: Recipe) -> None:
         UserError: If decoder, loss, CRF set or an option is unknown, an augmentation is ambiguous, or seeds are wanted
             of a split that is not there.
     """
-    check_augment(recipe.localize.train.augment)
+    check_augment(recipe.localize.train.augment, "localize.train.augment")
     if "val" in recipe.evaluate.seeds and recipe.data.val is None:
         raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
     if recipe.segment is not None:
         segment = recipe.segment
-        check_augment(segment.train.augment)
+        check_augment(segment.train.augment, "segment.train.augment")
         find(segment.network.name, NETWORKS, "network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
         if segment.predict.crf is not None:
             find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
 
 
-def check_augment(augment: Augment) -> None:
+def check_augment(augment: Augment, where: str) -> None:
     """See that the size of training images is drawn in one way.
+
+    Args:
+        augment: What the recipe says.
+        where: Name of its section.
 
     Raises:
         UserError: If both or none of ``resize`` and ``scale`` are given, or a range is upside down.
     """
     if (augment.resize is None) == (augment.scale is None):
-        raise UserError("give one of 'resize' and 'scale'", where="train.augment", remedy="Remove or add one")
+        raise UserError("give one of 'resize' and 'scale'", where=where, remedy="Remove or add one")
     low, high = augment.resize or augment.scale or (0, 0)
     if not 0 < low <= high:
-        raise UserError(f"from {low} to {high} is no range", where="train.augment", remedy="Write [lowest, highest]")
+        raise UserError(f"from {low} to {high} is no range", where=where, remedy="Write [lowest, highest]")
+
+
+def check_batches(recipe: Recipe, images: int) -> None:
+    """See that there are enough training images.
+
+    Raises:
+        UserError: If they do not fill one batch on every device.
+    """
+    trainings = {"localize.train": recipe.localize.train}
+    if recipe.segment is not None:
+        trainings["segment.train"] = recipe.segment.train
+    for where, training in trainings.items():
+        if images < training.batch * recipe.run.devices:
+            raise UserError(
+                f"{images} training images do not fill one batch of {training.batch} on {recipe.run.devices} device(s)",
+                where="recipe",
+                remedy=f"Lower {where}.batch",
+            )
 
 
 def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Method:
     """The localiser with its initial weights."""
-    return method_class(settings.method.name)(Backbone(**settings.backbone.model_dump()), num_classes, **options)
+    backbone = Backbone(**settings.backbone.model_dump())
+    built = method_class(settings.method.name)(backbone, num_classes, **options)
+    built.head_factor = settings.head_factor
+    return built
 
 
 def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -> Segmenter:
@@ -139,8 +163,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "?"
     return found
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401  (any JSON value)
-    """Content of a JSON file; an empty mapping where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

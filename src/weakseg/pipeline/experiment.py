@@ -50,6 +50,7 @@ class Experiment:
         self.manifest = Manifest(self.folder)
         self.train_set = self._open(recipe.data.train)
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
+        build.check_batches(recipe, len(self.train_set))
         self.data = self._audited()
 
     @property

@@ -42,29 +42,44 @@ class Manifest:
     def begin(self, stage: str, inputs: str, outputs: Sequence[str]) -> None:
         """Note that the stage is being worked on; what it made from other inputs is removed first."""
         if self.stages.get(stage, {}).get("inputs") != inputs:
+            self._note(stage, "", done=False)  # so that what a stopped removal leaves is nobody's result
             for name in outputs:
                 _remove(self.folder / name)
-        self.stages[stage] = {"inputs": inputs, "done": False}
-        write_json(self.folder / MANIFEST, self.stages)
+        self._note(stage, inputs, done=False)
 
     def finish(self, stage: str, inputs: str, timing: Mapping[str, Any]) -> None:
         """Note that the stage is done and how long it took."""
         self.timings[stage] = dict(timing)
         write_json(self.folder / TIMINGS, self.timings)
-        self.stages[stage] = {"inputs": inputs, "done": True}
+        self._note(stage, inputs, done=True)
+
+    def _note(self, stage: str, inputs: str, *, done: bool) -> None:
+        self.stages[stage] = {"inputs": inputs, "done": done}
         write_json(self.folder / MANIFEST, self.stages)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+    """An object of objects; empty where there is no file."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        raise _damaged(path)
+    return content
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (any JSON value)
+    """Content of a JSON file; an empty mapping where there is none.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
-        raise UserError(
-            "is damaged", where=path, remedy="Remove the run folder, or choose another run.folder"
-        ) from error
-    return content if isinstance(content, dict) else {}
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError("is damaged", where=path, remedy="Remove the run folder, or choose another run.folder")
 
 
 def _remove(path: Path) -> None:

@@ -28,7 +28,7 @@ def checked_options(target: Callable[..., Any], options: dict[str, Any], where: 
         UserError: If a key is unknown or a value has the wrong type.
     """
     arguments = inspect.signature(target).parameters
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints[name], ... if argument.default is inspect.Parameter.empty else argument.default)
         for name, argument in arguments.items()

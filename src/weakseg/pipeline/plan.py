@@ -62,6 +62,7 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
         data=experiment.data[experiment.train_set.split],
         method=[settings.method.name, experiment.method_options],
         backbone=build.backbone_inputs(settings.backbone),
+        head_factor=settings.head_factor,
         train=settings.train.model_dump(exclude={"workers"}),
     )
     maps = fingerprint(
@@ -84,7 +85,7 @@ def _segmenting(experiment: Experiment, work: Work) -> list[Stage]:
     segmenter = fingerprint(
         **_common(experiment),
         masks=_labelling(experiment, work)[-1].inputs,
-        network=settings.model_dump(include={"network", "loss", "head_factor"}),
+        network=settings.model_dump(include={"network", "loss", "head_factor", "start"}),
         backbone=build.backbone_inputs(experiment.segmenter_backbone),
         train=settings.train.model_dump(exclude={"workers"}),
     )

@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from weakseg.data.files import write_bytes
@@ -66,7 +65,7 @@ def load_segmenter(run_folder: Path) -> tuple[Recipe, Segmenter]:
     weights, recipe_file = run_folder / "segmenter.safetensors", run_folder / "recipe.yaml"
     if not weights.is_file() or not recipe_file.is_file():
         raise UserError("holds no trained segmenter", where=run_folder, remedy="Give the folder of a finished run")
-    recipe = load_recipe(yaml.safe_load(recipe_file.read_text(encoding="utf-8")))
+    recipe = load_recipe(recipe_file)
     if recipe.segment is None:
         raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
     classes = read_about(weights)["classes"].split("\n")

@@ -76,11 +76,11 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print one line in yellow."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        self.console.print(f"warning: {text}", style="yellow", markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def track(self, label: str, total: int, done: int = 0) -> Iterator[Bar]:

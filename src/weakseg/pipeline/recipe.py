@@ -18,6 +18,7 @@ Precision = Literal["auto", "32", "bf16"]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Field(description="lowest and highest")]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class Named(BaseModel):
@@ -98,12 +99,16 @@ class Training(Section):
 
 
 class Localize(Section):
-    """The method, its training, and the views from which its maps are merged."""
+    """The method, its training, and the views from which its maps are merged.
+
+    ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
+    """
 
     method: Choice = Named(name="cam")
     backbone: BackboneSettings = BackboneSettings()
+    head_factor: Annotated[float, Field(gt=0)] = 10.0
     train: Training = Training()
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.5, 1.5, 2.0)
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     stride: Positive = 4
     batch: Positive = 4
@@ -113,7 +118,7 @@ class Localize(Section):
 class Predict(Section):
     """How the segmenter looks at an image."""
 
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    scales: Scales = (1.0,)
     flip: bool = True
     merge: Literal["logits", "probabilities"] = "logits"
     crf: str | None = None
@@ -122,10 +127,15 @@ class Predict(Section):
 
 
 class Segment(Section):
-    """The segmenter, its loss and its training; ``backbone`` defaults to the localiser's."""
+    """The segmenter, its loss and its training; ``backbone`` defaults to the localiser's.
+
+    ``start: localizer`` takes the encoder's initial weights from the trained localiser (as MCTformer does), which
+    must then have the same backbone; ``pretrained`` those that the backbone section names.
+    """
 
     network: Choice = Named(name="deeplabv3plus")
     backbone: BackboneSettings | None = None
+    start: Literal["pretrained", "localizer"] = "pretrained"
     loss: Choice = Named(name="cross_entropy")
     head_factor: Annotated[float, Field(gt=0)] = 10.0
     train: Training = Training()
@@ -178,7 +188,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         UserError: For unknown keys (near matches named), wrong values, a missing or malformed file.
     """
-    tree = _read(Path(source)) if isinstance(source, str | Path) else _copy(source)
+    tree = _copy(_read(Path(source)) if isinstance(source, str | Path) else source)
     for override in overrides:
         _set(tree, override)
     try:
@@ -205,6 +215,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, what a YAML anchor shares written twice, so that an override of one leaves the other alone."""
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
@@ -229,21 +240,25 @@ def _segment_none(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "segment": None} if tree.get("segment") == "none" else tree
 
 
-def _fill(value: Any, root: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Replace ``${section.key}`` in every string."""
+def _fill(value: Any, root: dict[str, Any], within: tuple[str, ...] = ()) -> Any:  # noqa: ANN401
+    """Replace ``${section.key}`` in every string, also where what it refers to refers to something else."""
     if isinstance(value, dict):
-        return {key: _fill(item, root) for key, item in value.items()}
+        return {key: _fill(item, root, within) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_fill(item, root) for item in value]
-    return re.sub(r"\$\{([\w.]+)\}", lambda match: _look_up(match[1], root), value) if isinstance(value, str) else value
+        return [_fill(item, root, within) for item in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: _look_up(match[1], root, within), value)
 
 
-def _look_up(key: str, root: dict[str, Any]) -> str:
+def _look_up(key: str, root: dict[str, Any], within: tuple[str, ...]) -> str:
+    if key in within:
+        raise UserError(f"'${{{key}}}' refers to itself", where="recipe", remedy="Write its value")
     try:
         found = reduce(lambda tree, part: tree[part], key.split("."), root)
     except (KeyError, TypeError) as error:
         raise UserError(f"'${{{key}}}' refers to nothing", where="recipe", remedy=near_matches(key, root)) from error
-    return str(found)
+    return str(_fill(found, root, (*within, key)))
 
 
 def _known_keys(error: ValidationError) -> list[str]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from weakseg.data.dataset import Dataset
 from weakseg.data.images import read_image, read_mask
 from weakseg.data.maps import LocalizationMaps
-from weakseg.pipeline.build import read_json
 from weakseg.pipeline.evaluation import extremes
 from weakseg.pipeline.inference import maps_path, mask_path, prediction_path
+from weakseg.pipeline.manifest import read_json
 from weakseg.pipeline.recipe import Recipe
 from weakseg.refine.masks import at_image_size
 from weakseg.report.pictures import Panel

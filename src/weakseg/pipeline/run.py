@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from weakseg.data.catalog import open_dataset
-from weakseg.data.files import write_json, write_text
+from weakseg.data.files import remove_unfinished, write_json, write_text
 from weakseg.errors import UserError
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.lock import sole_user
-from weakseg.pipeline.manifest import MANIFEST, Manifest
+from weakseg.pipeline.manifest import MANIFEST, Manifest, read_json
 from weakseg.pipeline.plan import Stage, Until, plan
 from weakseg.pipeline.progress import Reporter, Silent
 from weakseg.pipeline.recipe import Recipe, load_recipe
@@ -62,13 +62,14 @@ def run(
     stages = plan(experiment, until)
     _build_networks(experiment, [stage for stage in stages if not stage.done(experiment)])
     with sole_user(experiment.folder):
+        remove_unfinished(experiment.folder)
         _write_recipe(experiment)
         for stage in stages:
             _do(stage, experiment)
     evaluated, reported = until in ("evaluate", "report"), until == "report"
     return RunResult(
         folder=experiment.folder,
-        metrics=build.read_json(experiment.folder / "metrics.json") if evaluated else {},
+        metrics=read_json(experiment.folder / "metrics.json") if evaluated else {},
         report=experiment.folder / "report" / "index.html" if reported else None,
     )
 

@@ -89,6 +89,7 @@ def train(
         collate_fn=dataset.collate,
         drop_last=True,
         pin_memory=device.kind == "cuda",
+        generator=torch.Generator(),  # its own: it draws at a moment that differs between a fresh and a resumed epoch
     )
     steps = len(sampler) // device.count // settings.batch
     with _quiet(), reporter.track(label, total=settings.epochs * steps * settings.batch * device.count) as bar:

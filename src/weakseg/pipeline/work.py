@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from weakseg.data.dataset import Dataset
 from weakseg.data.files import write_json, write_text
-from weakseg.data.images import read_mask
+from weakseg.data.images import image_size, read_mask
 from weakseg.data.pseudo import PseudoMasks, WeaklyLabelled
 from weakseg.data.sample import WeakLabel
-from weakseg.data.transforms import AugmentedDataset
+from weakseg.data.transforms import AugmentedDataset, Transform
 from weakseg.methods.method import Views
 from weakseg.metrics import Flags, supervision_name
-from weakseg.networks.weights import load_weights, save_weights
+from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights, save_weights
 from weakseg.pipeline import build
 from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
 from weakseg.pipeline.experiment import Experiment
@@ -24,6 +25,8 @@ from weakseg.pipeline.reporting import report_data
 from weakseg.pipeline.shards import MaskJob, refine_all
 from weakseg.pipeline.training import train
 from weakseg.report.report import write_report
+
+CACHE_BYTES = 2**30
 
 
 class Work:
@@ -42,7 +45,7 @@ class Work:
         method, settings = self.experiment.method, self.recipe.localize.train
         weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
         transform = build.transform(settings.augment, method.backbone)
-        return self._train(method, AugmentedDataset(weak, transform, self.recipe.seed), settings, "localizer")
+        return self._train(method, self._augmented(weak, transform, settings), settings, "localizer")
 
     def localize(self) -> int:
         """The localiser to ``maps/``."""
@@ -76,9 +79,13 @@ class Work:
     def train_segmenter(self) -> int:
         """Pseudo-masks to ``segmenter.safetensors``."""
         segmenter, settings = self.experiment.segmenter, self.experiment.segment.train
+        if self.experiment.segment.start == "localizer":
+            localizer = self.folder / "localizer.safetensors"
+            body = read_weights(localizer, prefix="backbone.model.")
+            load_backbone_weights(segmenter.network.encoder, body, localizer)
         pseudo = PseudoMasks(self.experiment.train_set, partial(mask_path, self.folder))
         transform = build.transform(settings.augment, segmenter.network, masks=True)
-        return self._train(segmenter, AugmentedDataset(pseudo, transform, self.recipe.seed), settings, "segmenter")
+        return self._train(segmenter, self._augmented(pseudo, transform, settings), settings, "segmenter")
 
     def predict(self) -> int:
         """The segmenter to ``predictions/``, of the validation images, without their tags."""
@@ -114,7 +121,13 @@ class Work:
         write_report(self.folder / "report", data)
         return 0
 
-    def _train(self, model: Any, dataset: AugmentedDataset, settings: Training, name: str) -> int:  # noqa: ANN401
+    def _augmented(self, dataset: Dataset, transform: Transform, settings: Training) -> AugmentedDataset:
+        """Decoded images are kept where this process loads them itself and they fit into memory."""
+        workers = self.experiment.device.workers if settings.workers is None else settings.workers
+        cache = workers == 0 and _decoded_bytes(dataset) <= CACHE_BYTES
+        return AugmentedDataset(dataset, transform, self.recipe.seed, cache=cache)
+
+    def _train(self, model: Any, dataset: AugmentedDataset, settings: Any, name: str) -> int:  # noqa: ANN401
         seen = train(
             model,
             dataset,
@@ -164,6 +177,12 @@ class Work:
             absent=self.recipe.evaluate.absent,
             metrics=self.recipe.evaluate.metrics,
         )
+
+
+def _decoded_bytes(dataset: Dataset) -> int:
+    """About what all images take in memory, judged by the first."""
+    height, width = image_size(dataset.paths(dataset.ids[0])["image"])
+    return 4 * height * width * len(dataset)
 
 
 def _masks(folder: Path, path: Callable[[Path, str], Path]) -> Callable[[str], Tensor]:

@@ -5,8 +5,9 @@ The parameter sets A to E are those that the field's papers use; see ``weakseg.o
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
@@ -39,8 +40,8 @@ class CRFRefiner(Refiner):
         *,
         params: str = "A",
         unary: Literal["probabilities", "labels"] = "probabilities",
-        gt_prob: float = 0.7,
-        iterations: int | None = None,
+        gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7,
+        iterations: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
         chosen = find(params, CRF_PARAMETERS, "CRF parameter set")
         self.params = chosen if iterations is None else replace(chosen, iterations=iterations)

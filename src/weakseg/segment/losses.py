@@ -1,8 +1,9 @@
 """Losses of segmentation training on pseudo-masks."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -12,7 +13,9 @@ from weakseg.registry import find
 Loss = Callable[..., Tensor]
 
 
-def pixel_cross_entropy(logits: Tensor, masks: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, masks: Tensor, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+) -> Tensor:
     """Softmax cross-entropy, the mean over pixels that are not ignored.
 
     Args:
