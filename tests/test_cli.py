@@ -526,10 +526,12 @@ class TestAFinishedRun:
         assert again.err.count("done before") == 6
         assert "seg@val" in again.out
 
-    def test_report_is_written_again(self, told, place, weakseg):
-        before = (place / "run/report/index.html").read_bytes()
-        assert weakseg("report", place / "run").status == 0
-        assert (place / "run/report/index.html").read_bytes() == before
+    def test_report_is_written_again(self, told, place, weakseg, tmp_path):
+        copied = Path(shutil.copytree(place / "run", tmp_path / "run"))
+        shutil.rmtree(copied / "report")
+        answer = weakseg("report", copied)
+        assert answer.status == 0
+        assert (copied / "report/index.html").read_bytes()[:15] == b"<!DOCTYPE html>"
 
     def predictions(self, told, place, weakseg, output, *images, status=0):
         found = weakseg("predict", place / "run", *images, "--output", output)

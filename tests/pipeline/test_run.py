@@ -313,7 +313,7 @@ KILLS = [
     ("checkpoints/localizer.ckpt", 1),
     ("localizer.safetensors", 1),
     ("maps/*", 5),
-    ("maps/*/*", 1),
+    ("maps/*", 1),
     ("masks/*", 4),
     ("timings.json", 1),
     ("checkpoints/segmenter.ckpt", 2),
@@ -486,10 +486,16 @@ def test_images_that_show_none_of_the_classes(short, tmp_path):
     assert not read_mask(tmp_path / "run/masks/s03.png").any()
 
 
-def test_the_report_can_be_written_again(copied):
-    page = (copied / "report/index.html").read_bytes()
+def test_the_report_can_be_written_again(root, copied):
+    def without_timings():
+        page = (copied / "report/index.html").read_text(encoding="utf-8")
+        return [line for line in page.splitlines() if 'scope="row"' not in line]
+
+    run(recipe(root, copied))
+    before = without_timings()
     (copied / "report/index.html").unlink()
-    assert rewrite_report(copied).read_bytes() == page
+    assert rewrite_report(copied) == copied / "report/index.html"
+    assert without_timings() == before
 
 
 def test_a_report_needs_an_evaluated_run(tmp_path):

@@ -11,6 +11,7 @@ from tests.data.trees import refusal
 from tests.pipeline.shapes import Screen, folder_shapes
 from weakseg.data.folder import FolderDataset
 from weakseg.data.transforms import AugmentedDataset, classification
+from weakseg.errors import UserError
 from weakseg.methods.cam import CAM
 from weakseg.networks.backbone import Backbone
 from weakseg.pipeline.device import Device
@@ -281,7 +282,11 @@ def test_a_damaged_image_is_named(images, checkpoint, tmp_path):
     path = broken.paths(broken.ids[4])["image"]
     path.write_bytes(path.read_bytes()[:200])
     for workers in (0, 1):
-        refusal(lambda workers=workers: trained(cam(), broken, checkpoint, workers=workers), path, "cannot be decoded")
+        with pytest.raises(UserError) as raised:
+            trained(cam(), broken, checkpoint, workers=workers)
+        line = str(raised.value)
+        assert line.startswith(f"{path}: cannot be decoded")
+        assert line.endswith("Replace it by a JPEG or PNG that opens elsewhere.")
 
 
 def test_the_bar_counts_every_image_once(images, checkpoint):

@@ -1,6 +1,7 @@
 """Initial weights from a local file: safetensors, or a PyTorch file that holds tensors only."""
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def load_backbone_weights(module: nn.Module, weights: Weights, where: str | Path
 def save_weights(module: nn.Module, path: Path, about: Mapping[str, str]) -> None:
     """Write all parameters and buffers as safetensors, ``about`` in its header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    write_bytes(path, save(tensors, metadata=dict(about)))
+    write_bytes(path, _in_order(save(tensors, metadata=dict(about))))
 
 
 def read_about(path: Path) -> dict[str, str]:
@@ -114,6 +115,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(read_weights(path))
     except RuntimeError as error:
         raise UserError("belongs to another network", where=path, remedy="Train it again with this recipe") from error
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes them in an order that changes from run to run."""
+    start, end = 8, 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[start:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _plain(name: str) -> str:

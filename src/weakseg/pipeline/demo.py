@@ -7,7 +7,7 @@ from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.run import RunResult, run
 from weakseg.pipeline.shipped import recipe_path
 
-TRAIN, VAL = 240, 80
+TRAIN, VAL = 400, 100
 
 
 def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> RunResult:

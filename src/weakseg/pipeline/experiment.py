@@ -63,6 +63,19 @@ class Experiment:
         """The data sets whose maps are wanted; those of the training images always are."""
         return self.datasets if "val" in self.recipe.evaluate.seeds else [self.train_set]
 
+    @property
+    def segmented_sets(self) -> list[Dataset]:
+        """The data sets that the trained segmenter is to segment."""
+        wanted = self.recipe.evaluate.segmenter
+        train = [self.train_set] if "train" in wanted else []
+        return train + ([self.val_set] if self.val_set is not None and "val" in wanted else [])
+
+    @property
+    def tagged_splits(self) -> set[str]:
+        """Splits in which the segmenter is helped by the tags."""
+        names = {"train": self.recipe.data.train, "val": self.recipe.data.val or ""}
+        return {names[split] for split in self.recipe.evaluate.tagged}
+
     @cached_property
     def method(self) -> Method:
         """The localiser, with its initial weights."""

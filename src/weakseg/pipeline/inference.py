@@ -1,6 +1,7 @@
 """Trained networks at work: maps, pseudo-masks and predictions, image by image, resumable."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from weakseg.pipeline.device import Device
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import Predict
 from weakseg.segment.segmenter import Segmenter
+
+NEGLIGIBLE = 1e-3
 
 
 def maps_path(folder: Path, image_id: str) -> Path:
@@ -42,6 +45,14 @@ def chunks(dataset: Dataset, size: int) -> list[list[str]]:
     measured = sorted((image_size(dataset.paths(image_id)["image"]), image_id) for image_id in dataset.ids)
     groups = [[image_id for _, image_id in group] for _, group in groupby(measured, key=lambda item: item[0])]
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def _unfinished(
+    datasets: Sequence[Dataset], size: int, result: Callable[[str], Path]
+) -> list[tuple[Dataset, list[str]]]:
+    """Groups of images of which at least one has no result yet."""
+    groups = [(dataset, ids) for dataset in datasets for ids in chunks(dataset, size)]
+    return [(dataset, ids) for dataset, ids in groups if not all(result(image_id).exists() for image_id in ids)]
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -73,12 +84,7 @@ def localize(
         Number of images worked on.
     """
     method = method.to(device.target).to(memory_format=torch.channels_last).eval()
-    todo = [
-        (dataset, ids)
-        for dataset in datasets
-        for ids in chunks(dataset, batch)
-        if not all(maps_path(folder, image_id).exists() for image_id in ids)
-    ]
+    todo = _unfinished(datasets, batch, partial(maps_path, folder))
     total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
     with reporter.track("localize", total, total - new) as bar:
         for dataset, ids in todo:
@@ -92,29 +98,49 @@ def localize(
     return new
 
 
-def predict_dataset(
-    segmenter: Segmenter, dataset: Dataset, settings: Predict, folder: Path, *, device: Device, reporter: Reporter
+def predict_datasets(
+    segmenter: Segmenter,
+    datasets: Sequence[Dataset],
+    tagged: Collection[str],
+    settings: Predict,
+    folder: Path,
+    *,
+    device: Device,
+    reporter: Reporter,
 ) -> int:
-    """Write the segmenter's masks of every image that has none yet; weak labels are not looked at.
+    """Write the segmenter's masks of every image that has none yet.
+
+    Args:
+        segmenter: A trained segmenter.
+        datasets: What to segment.
+        tagged: Names of the splits in which only the classes that an image is tagged with may be seen.
+        settings: Scales, flips, CRF.
+        folder: The run folder.
+        device: Where to compute.
+        reporter: Receives progress.
 
     Returns:
         Number of images worked on.
     """
     segmenter = segmenter.to(device.target).to(memory_format=torch.channels_last).eval()
-    groups = chunks(dataset, settings.batch)
-    todo = [ids for ids in groups if not all(prediction_path(folder, image_id).exists() for image_id in ids)]
-    new = sum(map(len, todo))
-    with reporter.track("predict", len(dataset), len(dataset) - new) as bar:
-        for ids in todo:
+    todo = _unfinished(datasets, settings.batch, partial(prediction_path, folder))
+    total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
+    with reporter.track("predict", total, total - new) as bar:
+        for dataset, ids in todo:
             images = [dataset.sample(image_id).image for image_id in ids]
-            for image_id, mask in zip(ids, predict_images(segmenter, images, settings, device), strict=True):
+            tags = [dataset.tags(image_id) if dataset.split in tagged else None for image_id in ids]
+            for image_id, mask in zip(ids, predict_images(segmenter, images, settings, device, tags), strict=True):
                 write_mask(prediction_path(folder, image_id), mask)
             bar.advance(len(ids))
     return new
 
 
 def predict_images(
-    segmenter: Segmenter, images: Sequence[Tensor], settings: Predict, device: Device
+    segmenter: Segmenter,
+    images: Sequence[Tensor],
+    settings: Predict,
+    device: Device,
+    tags: Sequence[tuple[int, ...] | None] | None = None,
 ) -> Iterator[Tensor]:
     """Segment images of one size.
 
@@ -123,6 +149,7 @@ def predict_images(
         images: (3, H, W) uint8 each.
         settings: Scales, flips, CRF.
         device: Where to compute.
+        tags: For each image the only classes that may be seen beside background, or ``None`` for all.
 
     Yields:
         For each image (H, W) uint8 mask values.
@@ -131,10 +158,14 @@ def predict_images(
     ready = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
     with device.autocast(settings.precision):
         probabilities = segmenter.predict(ready, settings.scales, settings.flip, settings.merge)
-    for image, scores in zip(images, probabilities, strict=True):
+    for image, scores, allowed in zip(images, probabilities, tags or [None] * len(images), strict=True):
+        values = torch.arange(len(scores), device=scores.device)
+        if allowed is not None:
+            values = values[[0, *(tag + 1 for tag in allowed)]]
         if settings.crf is not None:
-            present = scores.flatten(1).amax(1) > 1e-3
-            refined = dense_crf(image.permute(1, 2, 0).contiguous().to(scores.device), scores[present], settings.crf)
-            yield present.nonzero().flatten()[refined.argmax(0)].to(torch.uint8).cpu()
+            values = values[scores[values].flatten(1).amax(1) > NEGLIGIBLE]
+            pixels = image.permute(1, 2, 0).contiguous().to(scores.device)
+            scores = dense_crf(pixels, scores[values], settings.crf)
         else:
-            yield scores.argmax(0).to(torch.uint8).cpu()
+            scores = scores[values]
+        yield values[scores.argmax(0)].to(torch.uint8).cpu()

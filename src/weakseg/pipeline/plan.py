@@ -55,6 +55,10 @@ def _common(experiment: Experiment) -> dict[str, object]:
     }
 
 
+def _trained(name: str) -> tuple[str, ...]:
+    return f"{name}.safetensors", f"checkpoints/{name}.ckpt", f"checkpoints/{name}.csv"
+
+
 def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
     settings = experiment.recipe.localize
     localizer = fingerprint(
@@ -72,7 +76,7 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
     )
     masks = fingerprint(maps=maps, steps=experiment.steps)
     return [
-        Stage("localizer", localizer, ("localizer.safetensors", "checkpoints/localizer.ckpt"), work.train_localizer),
+        Stage("localizer", localizer, _trained("localizer"), work.train_localizer),
         Stage("maps", maps, ("maps",), work.localize),
         Stage("masks", masks, ("masks",), work.refine),
     ]
@@ -89,12 +93,12 @@ def _segmenting(experiment: Experiment, work: Work) -> list[Stage]:
         backbone=build.backbone_inputs(experiment.segmenter_backbone),
         train=settings.train.model_dump(exclude={"workers"}),
     )
-    made = ("segmenter.safetensors", "checkpoints/segmenter.ckpt")
-    stages = [Stage("segmenter", segmenter, made, work.train_segmenter)]
-    if experiment.val_set is not None:
+    stages = [Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)]
+    if experiment.segmented_sets:
         predictions = fingerprint(
             segmenter=segmenter,
-            data=experiment.data[experiment.val_set.split],
+            data=[experiment.data[dataset.split] for dataset in experiment.segmented_sets],
+            tagged=sorted(experiment.tagged_splits),
             predict=settings.predict.model_dump(),
         )
         stages.append(Stage("predictions", predictions, ("predictions",), work.predict))

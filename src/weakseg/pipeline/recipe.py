@@ -143,9 +143,16 @@ class Segment(Section):
 
 
 class Evaluate(Section):
-    """What is measured. ``seeds`` names the splits whose maps are thresholded; the sweep runs on the training split."""
+    """What is measured.
+
+    ``seeds`` names the splits whose maps are thresholded (the sweep runs on the training split), ``segmenter`` those
+    that the trained network segments: without tags, or in those named by ``tagged`` with the image's tags as help,
+    which the result's flag ``gt_tags`` then says.
+    """
 
     seeds: tuple[Literal["train", "val"], ...] = ("train",)
+    segmenter: tuple[Literal["train", "val"], ...] = ("val",)
+    tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
     metrics: tuple[Literal["contour_f"], ...] = ()
 

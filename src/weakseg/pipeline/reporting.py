@@ -49,7 +49,7 @@ def report_data(
     saved = read_saved_environment(folder)
     return ReportData(
         title=recipe.name,
-        recipe=recipe.to_yaml(),
+        recipe=recipe.model_copy(update={"environment": None}).to_yaml(),
         classes=train_set.classes.with_background,
         metrics=metrics,
         curve=_curve(folder / "thresholds.csv"),

@@ -112,6 +112,8 @@ def train(
         )
         try:
             trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        except UserError as error:
+            raise _unwrapped(error) from error
         except RuntimeError as error:
             raise _explained(error) from error
     if trainer.interrupted:
@@ -266,6 +268,13 @@ def _table(history: list[dict[str, float]]) -> str:
     writer.writerow(["epoch", *history[0]])
     writer.writerows([epoch + 1, *losses.values()] for epoch, losses in enumerate(history))
     return text.getvalue()
+
+
+def _unwrapped(error: UserError) -> UserError:
+    """A loading process hands its error over as a traceback, whose last line is the one that was meant."""
+    if "DataLoader worker" not in error.problem:
+        return error
+    return UserError(error.problem.strip().rpartition("UserError: ")[2].removesuffix("."))
 
 
 def _explained(error: RuntimeError) -> Exception:

@@ -19,7 +19,7 @@ from weakseg.networks.weights import load_backbone_weights, load_weights, read_w
 from weakseg.pipeline import build
 from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
 from weakseg.pipeline.experiment import Experiment
-from weakseg.pipeline.inference import localize, maps_path, mask_path, predict_dataset, prediction_path
+from weakseg.pipeline.inference import localize, maps_path, mask_path, predict_datasets, prediction_path
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.reporting import report_data
 from weakseg.pipeline.shards import MaskJob, refine_all
@@ -88,13 +88,13 @@ class Work:
         return self._train(segmenter, self._augmented(pseudo, transform, settings), settings, "segmenter")
 
     def predict(self) -> int:
-        """The segmenter to ``predictions/``, of the validation images, without their tags."""
+        """The segmenter to ``predictions/``."""
         experiment = self.experiment
-        assert experiment.val_set is not None
         load_weights(experiment.segmenter, self.folder / "segmenter.safetensors")
-        return predict_dataset(
+        return predict_datasets(
             experiment.segmenter,
-            experiment.val_set,
+            experiment.segmented_sets,
+            experiment.tagged_splits,
             experiment.segment.predict,
             self.folder,
             device=experiment.device,
@@ -146,12 +146,14 @@ class Work:
         evaluator = Evaluator(self._provenance(self.recipe.localize.backbone), self.reporter)
         if self.experiment.train_set.has(WeakLabel.MASKS):
             self._measure_labels(evaluator)
-        val_set = self.experiment.val_set
-        if self.recipe.segment is not None and val_set is not None and val_set.has(WeakLabel.MASKS):
+        if self.recipe.segment is not None:
             evaluator.provenance = self._provenance(self.experiment.segmenter_backbone)
             predict = self.recipe.segment.predict
-            flags = Flags(crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
-            evaluator.measure("seg", val_set.split, val_set, _masks(self.folder, prediction_path), flags)
+            for dataset in self.experiment.segmented_sets:
+                helped = dataset.split in self.experiment.tagged_splits
+                flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
+                if dataset.has(WeakLabel.MASKS):
+                    evaluator.measure("seg", dataset.split, dataset, _masks(self.folder, prediction_path), flags)
         return evaluator.measured
 
     def _measure_labels(self, evaluator: Evaluator) -> None:

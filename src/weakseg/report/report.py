@@ -59,11 +59,13 @@ class ReportData:
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Write ``index.html`` into the folder, whole or not at all.
+    """Write ``index.html`` into the folder, whole or not at all, and beside it the pictures of each split as one PNG.
 
     Returns:
         The file.
     """
+    for name, best, worst in data.stages:
+        pictures.contact_sheet([*best, *worst], folder / f"{name}.png", data.classes)
     path = folder / "index.html"
     write_text(path, render(data))
     return path
