@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from weakseg.errors import UserError
 from weakseg.networks.dilate import dilate, power_of_two
+from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
 from weakseg.ops.maps import padded_size
 from weakseg.registry import near_matches
 
-NormMode = Literal["train", "statistics", "frozen"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -84,13 +84,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":
         """As usual, except that batch normalisation keeps to its stored statistics unless it is to be trained."""
         super().train(mode)
-        if self.batchnorm != "train":
-            for layer in self._batchnorm_layers():
-                layer.eval()
+        hold_statistics(self, self.batchnorm)
         return self
-
-    def _batchnorm_layers(self) -> list[nn.Module]:
-        return [layer for layer in self.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def _freeze(self, prefixes: Sequence[str]) -> None:
         modules = dict(self.model.named_modules())
@@ -99,9 +94,7 @@ class Backbone(nn.Module):
                 top = [name for name in modules if name and name.count(".") <= prefix.count(".")]
                 raise UserError(f"backbone '{self.name}' has no module '{prefix}'", remedy=near_matches(prefix, top))
             modules[prefix].requires_grad_(False)
-        if self.batchnorm == "frozen":
-            for layer in self._batchnorm_layers():
-                layer.requires_grad_(False)
+        freeze_affine(self, self.batchnorm)
 
     def _whole_patches(self, images: Tensor) -> Tensor:
         """Transformers cut the image into patches: a side that these do not fill is stretched up to the next patch."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.errors import UserError
-from weakseg.networks.backbone import IMAGENET_MEAN, IMAGENET_STD, NormMode
+from weakseg.networks.backbone import IMAGENET_MEAN, IMAGENET_STD
+from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
 from weakseg.registry import find, near_matches
 
@@ -68,9 +69,7 @@ class SegmentationNetwork(nn.Module):
         config = timm.get_pretrained_cfg(encoder)
         self.mean = tuple(mean or (config.mean if config else IMAGENET_MEAN))
         self.std = tuple(std or (config.std if config else IMAGENET_STD))
-        if batchnorm == "frozen":
-            for layer in self._encoder_batchnorm():
-                layer.requires_grad_(False)
+        freeze_affine(self.encoder, batchnorm)
 
     @property
     def encoder(self) -> nn.Module:
@@ -88,13 +87,8 @@ class SegmentationNetwork(nn.Module):
     def train(self, mode: bool = True) -> "SegmentationNetwork":
         """As usual, except for the encoder's batch normalisation."""
         super().train(mode)
-        if self.batchnorm != "train":
-            for layer in self._encoder_batchnorm():
-                layer.eval()
+        hold_statistics(self.encoder, self.batchnorm)
         return self
-
-    def _encoder_batchnorm(self) -> list[nn.Module]:
-        return [layer for layer in self.encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 def _create(name: str, encoder: str, num_outputs: int, settings: dict[str, Any], *, pretrained: bool) -> Any:  # noqa: ANN401

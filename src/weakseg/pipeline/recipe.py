@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from weakseg.errors import UserError
-from weakseg.networks.backbone import NormMode
+from weakseg.networks.norm import NormMode
 from weakseg.pipeline.options import Section, recipe_error
 from weakseg.registry import near_matches
 
