@@ -22,10 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 out = Console(highlight=False, emoji=False)
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes along (mini/cam).")
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that comes along (cam).")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -45,31 +46,31 @@ def demo(
     _summary(run_demo(folder, seed=seed, reporter=Terminal()))
 
 
-@app.command(epilog="Example:  weakseg run mini/cam --set data.root=photos --set run.folder=runs/photos")
+@app.command(epilog="Example:  weakseg run cam --set data.root=photos --set run.folder=runs/photos")
 def run(recipe: RecipeArgument, settings: Settings = None) -> None:
     """Do everything a recipe says, from the audit to the report, going on where an earlier run has stopped."""
     _run(recipe, settings, "report")
 
 
-@app.command(epilog="Example:  weakseg localize mini/cam --set data.root=photos")
+@app.command(epilog="Example:  weakseg localize cam --set data.root=photos")
 def localize(recipe: RecipeArgument, settings: Settings = None) -> None:
     """Train the localisation method and write the maps of all images."""
     _run(recipe, settings, "localize")
 
 
-@app.command(epilog="Example:  weakseg refine mini/cam --set data.root=photos --set refine='[threshold]'")
+@app.command(epilog="Example:  weakseg refine cam --set data.root=photos --set refine='\\[threshold]'")
 def refine(recipe: RecipeArgument, settings: Settings = None) -> None:
     """Go on to the pseudo-masks."""
     _run(recipe, settings, "refine")
 
 
-@app.command(epilog="Example:  weakseg segment mini/cam --set data.root=photos --set segment.network=unet")
+@app.command(epilog="Example:  weakseg segment cam --set data.root=photos --set segment.network=unet")
 def segment(recipe: RecipeArgument, settings: Settings = None) -> None:
     """Go on to the trained segmenter."""
     _run(recipe, settings, "segment")
 
 
-@app.command(epilog="Example:  weakseg evaluate mini/cam --set data.root=photos")
+@app.command(epilog="Example:  weakseg evaluate cam --set data.root=photos")
 def evaluate(recipe: RecipeArgument, settings: Settings = None) -> None:
     """Go on to the evaluation: seeds, pseudo-masks and segmenter against the true masks, as far as there are any."""
     _run(recipe, settings, "evaluate")
@@ -98,12 +99,13 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or globs.")],
     output: Annotated[Path, typer.Option(help="Where the masks go, as palette PNGs.")] = Path("predictions"),
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write the masks laid over the images.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Segment new images with the network of a finished run."""
     from weakseg.pipeline.predict import predict_files
     from weakseg.pipeline.progress import Terminal
 
-    count = predict_files(folder, images, output, overlay=overlay, reporter=Terminal())
+    count = predict_files(folder, images, output, overlay=overlay, device=device, reporter=Terminal())
     out.print(f"{count} masks in {output}", markup=False)
 
 
@@ -151,7 +153,7 @@ def recipes(
     from weakseg.pipeline.shipped import describe_recipes, recipe_path
 
     if show is not None:
-        out.print(recipe_path(show).read_text(encoding="utf-8"), markup=False, end="")
+        out.print(recipe_path(show).read_text(encoding="utf-8"), markup=False, soft_wrap=True, end="")
     else:
         _list(describe_recipes())
 
@@ -165,9 +167,10 @@ def main() -> None:
             f"error: {error}", style="red", markup=False
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            Console(stderr=True).print("stopped; the same command goes on from here")
+        raise
 
 
 def _run(

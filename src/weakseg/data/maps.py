@@ -75,7 +75,11 @@ class LocalizationMaps:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError("cannot read the localisation maps", where=path, remedy="Run localize again") from error
+            raise UserError(
+                "cannot read the localisation maps",
+                where=path,
+                remedy="Remove the folder maps and run the same command again",
+            ) from error
         return cls(
             classes=found["classes"].long(),
             scores=found["scores"].float(),

@@ -12,6 +12,7 @@ from weakseg.data.transforms import Transform, classification, segmentation
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
 from weakseg.methods.registry import method_class
+from weakseg.metrics import protocol_name
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
 from weakseg.networks.weights import checksum
@@ -63,11 +64,20 @@ def check_settings(recipe: Recipe) -> None:
             of a split that is not there.
     """
     check_augment(recipe.localize.train.augment, "localize.train.augment")
+    for split in filter(None, (recipe.data.train, recipe.data.val)):
+        protocol_name("seed", split)
     if "val" in recipe.evaluate.seeds and recipe.data.val is None:
         raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
     if recipe.segment is not None:
         segment = recipe.segment
         check_augment(segment.train.augment, "segment.train.augment")
+        backbone = segment.backbone or recipe.localize.backbone
+        if segment.start == "localizer" and backbone.name != recipe.localize.backbone.name:
+            raise UserError(
+                f"'segment.start: localizer' needs backbone '{recipe.localize.backbone.name}', not '{backbone.name}'",
+                where="recipe",
+                remedy="Use the same backbone, or start: pretrained",
+            )
         find(segment.network.name, NETWORKS, "network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
         if segment.predict.crf is not None:
@@ -75,18 +85,18 @@ def check_settings(recipe: Recipe) -> None:
 
 
 def check_augment(augment: Augment, where: str) -> None:
-    """See that the size of training images is drawn in one way.
+    """See that the size of training images is drawn in one way; without any, the usual one of the task is.
 
     Args:
         augment: What the recipe says.
         where: Name of its section.
 
     Raises:
-        UserError: If both or none of ``resize`` and ``scale`` are given, or a range is upside down.
+        UserError: If both ``resize`` and ``scale`` are given, or a range is upside down.
     """
-    if (augment.resize is None) == (augment.scale is None):
-        raise UserError("give one of 'resize' and 'scale'", where=where, remedy="Remove or add one")
-    low, high = augment.resize or augment.scale or (0, 0)
+    if augment.resize is not None and augment.scale is not None:
+        raise UserError("gives both 'resize' and 'scale'", where=where, remedy="Remove one of them")
+    low, high = augment.resize or augment.scale or (1, 1)
     if not 0 < low <= high:
         raise UserError(f"from {low} to {high} is no range", where=where, remedy="Write [lowest, highest]")
 
@@ -135,11 +145,11 @@ def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -
 def transform(augment: Augment, network: Normalising, *, masks: bool = False) -> Transform:
     """Training augmentation, for a classifier or for a segmenter."""
     jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    size: dict[str, Any] = {"resize": augment.resize, "scale": augment.scale} if augment.resize or augment.scale else {}
     preset = segmentation if masks else classification
     return preset(
         augment.crop,
-        resize=augment.resize,
-        scale=augment.scale,
+        **size,
         flip=augment.flip,
         jitter=jitter,
         mean=network.mean,

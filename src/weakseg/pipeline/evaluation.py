@@ -88,8 +88,9 @@ class Evaluator:
     def sweep(self, dataset: Dataset, maps: Callable[[str], Path]) -> None:
         """Find the background threshold at which the maps' seeds agree best with the truth."""
         sweep = SeedSweep(len(dataset.classes) + 1)
-        with self.reporter.track("sweep thresholds", len(dataset)) as bar:
-            for image_id in dataset.ids:
+        ids = masked_ids(dataset)
+        with self.reporter.track("sweep thresholds", len(ids)) as bar:
+            for image_id in ids:
                 full = at_image_size(LocalizationMaps.load(maps(image_id)))
                 sweep.update(full.scores, full.classes, true_mask(dataset, image_id))
                 bar.advance()
@@ -122,8 +123,9 @@ class Evaluator:
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
         others = {metric: METRICS[metric](len(names)) for metric in self.provenance.metrics}
-        with self.reporter.track(name, len(dataset)) as bar:
-            for image_id in dataset.ids:
+        ids = masked_ids(dataset)
+        with self.reporter.track(name, len(ids)) as bar:
+            for image_id in ids:
                 mask, truth = predicted(image_id), true_mask(dataset, image_id)
                 if mask.shape != truth.shape:
                     raise UserError(
@@ -144,12 +146,17 @@ class Evaluator:
             names,
             flags=flags,
             supervision=self.provenance.supervision,
-            images=len(dataset),
+            images=len(ids),
             backbone=self.provenance.backbone,
             weights=self.provenance.weights,
             others={metric: other.value() for metric, other in others.items()},
             absent=self.provenance.absent,
         )
+
+
+def masked_ids(dataset: Dataset) -> list[str]:
+    """The images that have a true mask; the others cannot be measured."""
+    return [image_id for image_id in dataset.ids if "mask" in dataset.paths(image_id)]
 
 
 def true_mask(dataset: Dataset, image_id: str) -> Tensor:

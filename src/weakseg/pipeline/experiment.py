@@ -14,7 +14,7 @@ from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.manifest import Manifest, fingerprint
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import BackboneSettings, Recipe, Segment
+from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Segment
 from weakseg.refine.registry import create_chain
 from weakseg.segment.segmenter import Segmenter
 
@@ -52,6 +52,13 @@ class Experiment:
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
         build.check_batches(recipe, len(self.train_set))
         self.data = self._audited()
+
+    def resolved(self) -> Recipe:
+        """The recipe with the options of method and refiners filled in."""
+        method = Named(name=self.recipe.localize.method.name, **self.method_options)
+        localize = self.recipe.localize.model_copy(update={"method": method})
+        refine = tuple(Named(name=name, **options) for name, options in self.steps)
+        return self.recipe.model_copy(update={"localize": localize, "refine": refine})
 
     @property
     def datasets(self) -> list[Dataset]:

@@ -163,7 +163,7 @@ def predict_images(
         if allowed is not None:
             values = values[[0, *(tag + 1 for tag in allowed)]]
         if settings.crf is not None:
-            values = values[scores[values].flatten(1).amax(1) > NEGLIGIBLE]
+            values = values[(values == 0) | (scores[values].flatten(1).amax(1) > NEGLIGIBLE)]
             pixels = image.permute(1, 2, 0).contiguous().to(scores.device)
             scores = dense_crf(pixels, scores[values], settings.crf)
         else:

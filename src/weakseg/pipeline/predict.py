@@ -21,13 +21,22 @@ from weakseg.report.pictures import overlay_mask
 from weakseg.segment.segmenter import Segmenter
 
 
-def predict_files(run_folder: Path, images: Sequence[str], output: Path, *, overlay: bool, reporter: Reporter) -> int:
+def predict_files(
+    run_folder: Path,
+    images: Sequence[str],
+    output: Path,
+    *,
+    overlay: bool = False,
+    device: str = "auto",
+    reporter: Reporter,
+) -> int:
     """Write a palette PNG for each image, named after it.
 
     Args:
         run_folder: A run with a trained segmenter.
         images: Files, folders (all images below them) or globs.
         output: Folder of the masks.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         overlay: Also write ``NAME.overlay.jpg``, the mask laid over the image.
         reporter: Receives progress.
 
@@ -39,13 +48,13 @@ def predict_files(run_folder: Path, images: Sequence[str], output: Path, *, over
     """
     recipe, segmenter = load_segmenter(run_folder)
     files = _matching(images)
-    device = choose_device(recipe.run.device, 1)
-    segmenter = segmenter.to(device.target)
+    chosen = choose_device(device, 1)
+    segmenter = segmenter.to(chosen.target)
     assert recipe.segment is not None
     with reporter.track("predict", len(files)) as bar:
         for name, path in files.items():
             image = read_image(path)
-            mask = next(predict_images(segmenter, [image], recipe.segment.predict, device))
+            mask = next(predict_images(segmenter, [image], recipe.segment.predict, chosen))
             write_mask(output / f"{name}.png", mask)
             if overlay:
                 picture = overlay_mask(image.permute(1, 2, 0).numpy(), mask.numpy())

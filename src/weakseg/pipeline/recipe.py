@@ -14,7 +14,7 @@ from weakseg.networks.norm import NormMode
 from weakseg.pipeline.options import Section, recipe_error
 from weakseg.registry import near_matches
 
-Precision = Literal["auto", "32", "bf16"]
+Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(lambda value: str(value))]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Field(description="lowest and highest")]
@@ -47,7 +47,10 @@ class Data(Section):
 
 
 class BackboneSettings(Section):
-    """The network's body and its initial weights; see ``Backbone``."""
+    """The network's body and its initial weights; see ``Backbone``.
+
+    ``freeze`` concerns the localiser alone, and ``output_stride`` of a segmenter its DeepLab decoders alone.
+    """
 
     name: str = "resnet50"
     weights: str = "timm"
@@ -63,7 +66,8 @@ class BackboneSettings(Section):
 class Augment(Section):
     """How training images are varied.
 
-    ``resize`` draws the longer side in pixels, ``scale`` a factor; give one of them.
+    ``resize`` draws the longer side in pixels, ``scale`` a factor; without either, a localiser's images are resized to
+    256 to 512 pixels and a segmenter's by 0.5 to 1.5.
     """
 
     crop: Positive = 448

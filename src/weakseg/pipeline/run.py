@@ -96,15 +96,15 @@ def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
     """Networks that cannot be built are found before the run folder is touched."""
     names = {stage.name for stage in due}
     if names & {"localizer", "maps"}:
-        assert experiment.method.training is not None
+        _ = experiment.method
     if names & {"segmenter", "predictions"}:
-        assert experiment.segmenter.training is not None
+        _ = experiment.segmenter
 
 
 def _write_recipe(experiment: Experiment) -> None:
     environment = {**build.versions(), "device": experiment.device.kind}
     environment |= {f"data {split}": content for split, content in experiment.data.items()}
-    resolved = experiment.recipe.model_copy(update={"environment": environment})
+    resolved = experiment.resolved().model_copy(update={"environment": environment})
     write_text(experiment.folder / "recipe.yaml", resolved.to_yaml())
     write_json(experiment.folder / MANIFEST, experiment.manifest.stages)
 
@@ -124,14 +124,14 @@ def _do(stage: Stage, experiment: Experiment) -> None:
             "seconds": round(seconds, 2),
             "images": images,
             "images_per_second": round(images / seconds, 2) if images else None,
-            "peak_memory_mb": _peak_memory(),
+            "peak_memory_mb": _peak_memory(experiment.device.kind),
         },
     )
 
 
-def _peak_memory() -> int:
+def _peak_memory(device: str) -> int:
     """Highest resident memory of this process so far, or of its GPU, in MB."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() // 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)

@@ -28,9 +28,9 @@ def recipe_path(name: str) -> Path:
     Raises:
         UserError: If there is no such file; lists near matches.
     """
-    if Path(name).is_file():
-        return Path(name)
     known = recipe_names()
+    if Path(name).is_file() and name not in known:
+        return Path(name)
     if name.removesuffix(".yaml").removeprefix("recipes/") in known:
         return recipes_folder() / f"{name.removesuffix('.yaml').removeprefix('recipes/')}.yaml"
     raise UserError("no such recipe", where=name, remedy=near_matches(name.removesuffix(".yaml"), known))

@@ -23,7 +23,7 @@ class ThresholdBackground(Refiner):
 
 
 class PowerBackground(Refiner):
-    """Background (1 - max_c map_c)^alpha, the score that goes into CRF and AffinityNet (PSA, Eq. 1).
+    """Background (1 - max_c map_c)^alpha, the score that goes into CRF and AffinityNet (PSA).
 
     Args:
         alpha: Exponent; a larger one means a weaker background. PSA uses 4 and 32, SEAM 4 and 24, MCTformer 1 and 12.
