@@ -282,7 +282,7 @@ def test_a_list_that_climbs_is_refused_in_one_line(weakseg, tmp_path):
         ({"localize.backbone.options": {"sea": 3}}, ("test_resnet", "sea")),
         ({"localize.train.batch": 100}, ("100", "Lower localize.train.batch")),
         ({"segment.train.batch": 100}, ("100", "Lower segment.train.batch")),
-        ({"localize.train.augment": {"crop": 32}}, ("one of 'resize' and 'scale'", "localize.train.augment")),
+        ({"localize.train.augment.scale": [1, 2]}, ("both 'resize' and 'scale'", "localize.train.augment")),
         ({"segment.train.augment": {"crop": 32, "scale": [2, 1]}}, ("is no range", "segment.train.augment")),
         ({"refine": ["crf"]}, ("'crf' needs a background", "Put 'power'")),
         ({"refine": []}, ("no refiner says what background is",)),
@@ -300,7 +300,7 @@ def test_a_list_that_climbs_is_refused_in_one_line(weakseg, tmp_path):
         ({"run.device": "gpu"}, ("unknown device 'gpu'", "auto, cpu")),
         ({"run.device": "mps"}, ("1 mps device(s) wanted", "run.device")),
         ({"evaluate.seeds": ["val"], "data.val": None}, ("data.val",)),
-        ({"data.train": "Train"}, ("no split 'Train'",)),
+        ({"data.train": "Train"}, ("'Train' cannot name a split",)),
     ],
     ids=str,
 )
@@ -433,6 +433,14 @@ def test_audit_counts_and_is_content(weakseg, root):
     assert re.search(r"train\W+disc\W+4\W+2", told.out)
 
 
+def test_audit_of_a_data_set_without_a_validation_split(weakseg, root):
+    table = re.sub(r",val", ",train", (root / "tags.csv").read_text())
+    put_text(root / "tags.csv", table)
+    told = weakseg("audit", root)
+    assert told.status == 0
+    assert "8 in train images" in told.out
+
+
 def test_audit_lists_what_is_wrong_with_its_remedy(weakseg, root):
     path, problem, remedy = mask_of_another_size(root)
     told = weakseg("audit", root)
@@ -485,21 +493,24 @@ def test_a_shown_recipe_is_the_file(weakseg):
     assert yaml.safe_load(told.out) == yaml.safe_load(recipe_path("mini/cam").read_text())
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def told(place):
+    """What the installed script says while it makes a run."""
+    settings = recipe(folder_shapes(place / "data"), place / "run", refine=["threshold"])
+    file = recipe_file(place, settings)
+    command = [SCRIPT, "run", file, "--set", "segment.train.epochs=1"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=place)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("cli-run")
 class TestAFinishedRun:
     """Made by the installed script; then used."""
-
-    @pytest.fixture(scope="class")
-    def place(self, tmp_path_factory):
-        return tmp_path_factory.mktemp("cli")
-
-    @pytest.fixture(scope="class")
-    def told(self, place):
-        settings = recipe(folder_shapes(place / "data"), place / "run", refine=["threshold"])
-        file = recipe_file(place, settings)
-        command = [SCRIPT, "run", file, "--set", "segment.train.epochs=1"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=place)
 
     def test_it_ends_well_and_prints_numbers_with_their_protocols(self, told, place):
         assert told.returncode == 0, told.stderr

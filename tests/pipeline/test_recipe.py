@@ -296,8 +296,7 @@ def augmented(**augment):
 @pytest.mark.parametrize(
     ("augment", "words"),
     [
-        ({}, "one of 'resize' and 'scale'"),
-        ({"resize": [10, 20], "scale": [1, 2]}, "one of 'resize' and 'scale'"),
+        ({"resize": [10, 20], "scale": [1, 2]}, "both 'resize' and 'scale'"),
         ({"resize": [20, 10]}, "from 20 to 10 is no range"),
         ({"scale": [0, 1]}, "from 0.0 to 1.0 is no range"),
         ({"scale": [-1, 1]}, "from -1.0 to 1.0 is no range"),

@@ -426,16 +426,45 @@ def test_a_damaged_map_is_named_by_a_process_too(root, finished, tmp_path):
 
 
 def test_the_voc_layout(tmp_path):
+    """With everything that the first run leaves at its default."""
     root, folder = voc_shapes(tmp_path / "voc"), tmp_path / "run"
     settings = recipe(root, folder)
     settings["localize"]["train"]["epochs"] = settings["segment"]["train"]["epochs"] = 1
     settings["segment"]["predict"] = {"crf": "C", "merge": "probabilities", "scales": [0.75, 1.0]}
     settings["localize"]["method"] = "cam"
+    settings["evaluate"] = {"seeds": ["val"], "segmenter": ["train", "val"], "tagged": ["val"]}
     result = run(settings)
-    assert list(result.metrics) == PROTOCOLS
-    assert result.metrics["seg@val"]["flags"]["crf"] is True
-    assert result.metrics["seg@val"]["flags"]["multi_scale"] is True
+    assert list(result.metrics) == ["seed@val", "mask@train", "seg@train", "seg@val"]
+    helped = {"crf": True, "multi_scale": True, "threshold_swept": None}
+    assert result.metrics["seg@train"]["flags"] == {"gt_tags": False, **helped}
+    assert result.metrics["seg@val"]["flags"] == {"gt_tags": True, **helped}
     assert len(list((folder / "masks").iterdir())) == TRAIN
+    for path in (folder / "predictions").iterdir():
+        if int(path.stem[1:]) >= TRAIN:
+            truth = read_mask(root / "SegmentationClass" / path.name).unique().tolist()
+            assert set(read_mask(path).unique().tolist()) <= {0, *truth}
+
+
+def test_the_segmenter_can_start_from_the_localizer(root, copied):
+    settings = recipe(root, copied)
+    settings["segment"]["start"] = "localizer"
+    settings["segment"]["train"] |= {"epochs": 1, "lr": 1e-9, "weight_decay": 0}
+    settings["localize"]["backbone"]["batchnorm"] = "train"
+    run(settings, until="segment")
+    localizer, segmenter = (read_weights(copied / f"{name}.safetensors") for name in ("localizer", "segmenter"))
+    name = "conv1.0.weight"
+    torch.testing.assert_close(
+        segmenter[f"network.model.encoder.model.{name}"], localizer[f"backbone.model.{name}"], rtol=0, atol=1e-5
+    )
+
+
+def test_images_without_a_true_mask_are_left_out_of_the_numbers(short, tmp_path):
+    root = folder_shapes(tmp_path / "shapes")
+    (root / "masks/s03.png").unlink()
+    result = run(short(tmp_path / "run", root))
+    assert result.metrics["mask@train"]["images"] == TRAIN - 1
+    assert result.metrics["seed@val"]["images"] == VAL
+    assert (tmp_path / "run/masks/s03.png").exists()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import timm
 import yaml
 
 from tests.data.trees import put_text, refusal
-from weakseg.pipeline import build
+from weakseg.data.catalog import open_dataset
+from weakseg.pipeline import build, demo
+from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.shipped import describe_recipes, recipe_names, recipe_path, recipes_folder
 from weakseg.refine.registry import create_chain
@@ -50,10 +52,24 @@ def test_names_and_paths():
     assert recipe_path(str(path)) == path
 
 
-def test_a_file_in_the_working_folder_goes_first(tmp_path, monkeypatch):
+def test_a_file_of_the_same_name_does_not_hide_a_recipe(tmp_path, monkeypatch):
     put_text(tmp_path / "mini/cam", "name: mine")
+    put_text(tmp_path / "mini/mine.yaml", "name: mine")
     monkeypatch.chdir(tmp_path)
-    assert recipe_path("mini/cam") == Path("mini/cam")
+    assert recipe_path("mini/cam") == recipes_folder() / "mini/cam.yaml"
+    assert recipe_path("mini/mine.yaml") == Path("mini/mine.yaml")
+
+
+def test_the_demo_draws_scenes_and_runs_its_recipe_on_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "TRAIN", 4)
+    monkeypatch.setattr(demo, "VAL", 2)
+    monkeypatch.setattr(demo, "run", lambda path, overrides, reporter: load_recipe(path, overrides))
+    chosen = demo.run_demo(tmp_path / "run: #1", seed=5, reporter=Silent())
+    assert chosen.seed == 5
+    assert Path(chosen.run.folder) == tmp_path / "run: #1"
+    train = open_dataset(chosen.data.kind, chosen.data.root, "train")
+    assert (len(train), len(open_dataset(chosen.data.kind, chosen.data.root, "val"))) == (4, 2)
+    assert train.sample(train.ids[0]).tags.any()
 
 
 def test_an_unknown_recipe_lists_near_ones():

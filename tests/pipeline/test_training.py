@@ -2,6 +2,8 @@
 
 import csv
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -287,6 +289,47 @@ def test_a_damaged_image_is_named(images, checkpoint, tmp_path):
         line = str(raised.value)
         assert line.startswith(f"{path}: cannot be decoded")
         assert line.endswith("Replace it by a JPEG or PNG that opens elsewhere.")
+
+
+class Deadly:
+    """A transform that ends the process which loads."""
+
+    def __call__(self, sample, generator):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_dead_loading_process_is_a_clean_error(images, checkpoint):
+    chosen = Training(epochs=1, batch=BATCH, workers=1)
+    dataset = AugmentedDataset(images, Deadly(), SEED)
+    where = {"seed": SEED, "device": Device("cpu", 1, 2), "reporter": Silent(), "label": "train"}
+    refusal(lambda: train(Probe(), dataset, chosen, checkpoint, **where), "loading process died", "train.workers")
+
+
+def test_a_full_device_is_a_clean_error(images, checkpoint):
+    def full(value, step):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    refusal(lambda: trained(Probe(full), images, checkpoint), "out of memory", "train.batch", "crop")
+
+
+def test_our_own_mistakes_are_not_dressed_up(images, checkpoint):
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        trained(Probe(lambda value, step: torch.ones(2) @ torch.ones(3) + value), images, checkpoint)
+
+
+def test_ctrl_c_goes_through_and_the_training_goes_on_from_there(images, tmp_path):
+    class Impatient(StopsAfter):
+        def advance(self, images=1, note=""):
+            try:
+                super().advance(images)
+            except Stopped:
+                raise KeyboardInterrupt from None
+
+    undisturbed = trained(cam(), images, tmp_path / "a.ckpt")
+    with pytest.raises(KeyboardInterrupt):
+        trained(cam(), images, tmp_path / "b.ckpt", Impatient(STEPS * BATCH + 1))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert identical(state(undisturbed), state(trained(cam(), images, tmp_path / "b.ckpt")))
 
 
 def test_the_bar_counts_every_image_once(images, checkpoint):

@@ -193,7 +193,7 @@ def test_written_page_is_the_rendered_page(tmp_path):
     path = write_report(tmp_path / "report", rich())
     assert path == tmp_path / "report" / "index.html"
     assert path.read_text(encoding="utf-8") == render(rich())
-    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["index.html", "train.png", "val.png"]
 
 
 def test_unwritable_folder_is_an_error_of_one_line(tmp_path):

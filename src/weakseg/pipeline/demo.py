@@ -1,5 +1,6 @@
 """The built-in demo: generated scenes, and the whole pipeline on them."""
 
+import json
 from pathlib import Path
 
 from weakseg.data.scenes import write_scenes
@@ -21,5 +22,5 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> RunResult:
     scenes = folder / "scenes"
     with reporter.track("draw scenes", TRAIN + VAL) as bar:
         write_scenes(scenes, train=TRAIN, val=VAL, seed=seed, progress=lambda _done, _total: bar.advance())
-    overrides = [f"data.root={scenes}", f"run.folder={folder}", f"seed={seed}"]
+    overrides = [f"data.root={json.dumps(str(scenes))}", f"run.folder={json.dumps(str(folder))}", f"seed={seed}"]
     return run(recipe_path("demo"), overrides=overrides, reporter=reporter)

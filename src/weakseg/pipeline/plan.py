@@ -108,7 +108,7 @@ def _segmenting(experiment: Experiment, work: Work) -> list[Stage]:
 def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:
     settings = experiment.recipe.evaluate.model_dump()
     metrics = fingerprint(results=results, data=experiment.data, evaluate=settings)
-    report = fingerprint(metrics=metrics, recipe=experiment.recipe.model_dump(exclude={"environment"}))
+    report = fingerprint(metrics=metrics, recipe=experiment.resolved().model_dump(exclude={"environment"}))
     return [
         Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate),
         Stage("report", report, ("report",), work.report),

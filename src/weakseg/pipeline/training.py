@@ -8,6 +8,7 @@ import csv
 import io
 import logging
 import math
+import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -110,14 +111,16 @@ def train(
             deterministic="warn",
             default_root_dir=checkpoint.parent,
         )
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except UserError as error:
             raise _unwrapped(error) from error
         except RuntimeError as error:
             raise _explained(error) from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        except SystemExit:  # Lightning ends the whole process on Ctrl-C, and ignores it from then on
+            signal.signal(signal.SIGINT, on_ctrl_c)
+            raise KeyboardInterrupt from None
     return module.seen
 
 

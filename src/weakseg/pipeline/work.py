@@ -116,7 +116,7 @@ class Work:
         """The run folder to ``report/index.html``."""
         experiment = self.experiment
         data = report_data(
-            self.recipe, self.folder, experiment.train_set, experiment.val_set, experiment.manifest.timings
+            experiment.resolved(), self.folder, experiment.train_set, experiment.val_set, experiment.manifest.timings
         )
         write_report(self.folder / "report", data)
         return 0

@@ -1,0 +1,9 @@
+"""One thread a process: the suite runs one process a core, and trained weights are the same bits only for one number."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start
+
+import torch
+
+torch.set_num_threads(1)
