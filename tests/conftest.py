@@ -1,4 +1,4 @@
-"""One thread a process: the suite runs one process a core, and trained weights are the same bits only for one number."""
+"""One thread a process: the suite runs one process a core, and weights are the same bits for one number only."""
 
 import os
 
