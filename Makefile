@@ -20,7 +20,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report term
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
 
 demo: install
 	$(BIN)/weakseg demo

@@ -82,12 +82,22 @@ def audit(
     kind: Annotated[str, typer.Option(help="auto, folder or voc.")] = "auto",
     split: Annotated[list[str] | None, typer.Option(help="Splits to check; may be repeated.")] = None,
     needs: Annotated[list[str] | None, typer.Option(help="Labels that must be there; may be repeated.")] = None,
+    allow_untagged: Annotated[
+        bool, typer.Option("--allow-untagged", help="An image without tags shows none of the classes.")
+    ] = False,
 ) -> None:
     """Check a data set before training on it: files, sizes, names, classes; says what to do about each finding."""
     from weakseg.pipeline.checks import audit_folder
     from weakseg.pipeline.progress import Terminal
 
-    report = audit_folder(data, kind=kind, splits=split, needs=needs or ["tags"], reporter=Terminal())
+    report = audit_folder(
+        data,
+        kind=kind,
+        splits=split,
+        needs=needs or ["tags"],
+        allow_untagged=allow_untagged,
+        reporter=Terminal(),
+    )
     _findings(report)
     if report.errors:
         raise typer.Exit(2)
@@ -106,7 +116,7 @@ def predict(
     from weakseg.pipeline.progress import Terminal
 
     count = predict_files(folder, images, output, overlay=overlay, device=device, reporter=Terminal())
-    out.print(f"{count} masks in {output}", markup=False)
+    out.print(f"{_counted(count, 'mask')} in {output}", markup=False)
 
 
 @app.command(epilog="Example:  weakseg report runs/photos")
@@ -216,8 +226,13 @@ def _findings(report: "AuditReport") -> None:
         more = f" ({found.count} images)" if found.count > 1 else ""
         line = f"{found.severity}: {found.where}: {found.problem}{more}. {found.remedy}."
         out.print(line, style="red" if found.severity == "error" else "yellow", markup=False, soft_wrap=True)
-    splits = ", ".join(f"{count} in {split}" for split, count in report.images.items())
-    out.print(f"{splits} images; {len(report.errors)} errors, {len(report.warnings)} warnings", markup=False)
+    splits = " and ".join(f"{_counted(count, 'image')} in {split}" for split, count in report.images.items())
+    severities = f"{_counted(len(report.errors), 'error')}, {_counted(len(report.warnings), 'warning')}"
+    out.print(f"{splits}: {severities}", markup=False)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _list(rows: list[tuple[str, str]]) -> None:

@@ -1,6 +1,8 @@
 """The one error a user can cause: one line, the file, the remedy."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -18,3 +20,7 @@ class UserError(Exception):
         self.problem, self.where, self.remedy = problem, where, remedy
         line = f"{where}: {problem}" if where is not None else problem
         super().__init__(" ".join((f"{line}. {remedy}." if remedy else f"{line}.").split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets the parts, not the line as a problem."""
+        return partial(UserError, where=self.where, remedy=self.remedy), (self.problem,)

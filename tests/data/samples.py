@@ -22,6 +22,7 @@ def square(height=90, width=120, top=20, left=40, side=40):
         box_classes=torch.tensor([1]),
         saliency=inside[None].float(),
         mask=inside.to(torch.uint8) * 2,
+        scores=torch.stack([~inside, inside]).half(),
     )
 
 
@@ -35,6 +36,7 @@ def noise(height=60, width=80, seed=0):
         box_classes=torch.tensor([0, 1]),
         saliency=torch.rand(1, height, width, generator=generator),
         mask=torch.randint(0, 3, (height, width), generator=generator, dtype=torch.uint8),
+        scores=torch.rand(4, height, width, generator=generator).half(),
     )
 
 

@@ -5,7 +5,15 @@ from PIL import Image, ImageEnhance
 from torchvision.transforms.v2 import functional as tv
 
 from tests.data.samples import noise, same, seeded
-from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD, ColourJitter, HSVJitter, Normalise, adjust_hue
+from weakseg.data.colour import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ColourJitter,
+    HSVJitter,
+    Normalise,
+    adjust_hue,
+    normalised,
+)
 from weakseg.data.sample import Sample
 
 
@@ -13,6 +21,20 @@ def test_normalise():
     sample = Normalise(IMAGENET_MEAN, IMAGENET_STD)(noise(), seeded())
     expected = tv.normalize(tv.to_dtype(noise().image, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
     torch.testing.assert_close(sample.image, expected)
+
+
+def test_a_batch_is_normalised_as_each_of_its_images():
+    images = [noise().image, 255 - noise().image]
+    together = normalised(torch.stack(images), IMAGENET_MEAN, IMAGENET_STD)
+    alone = [Normalise()(Sample("a", image), seeded()).image for image in images]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_normalising_leaves_its_input_alone():
+    image = noise().image.float()
+    before = image.clone()
+    normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.equal(image, before)
 
 
 @pytest.mark.parametrize(

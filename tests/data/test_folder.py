@@ -117,7 +117,7 @@ def test_split_column(tmp_path):
     assert FolderDataset(root).ids == ("a", "c")
     assert FolderDataset(root, "val").ids == ("b",)
     assert FolderDataset(root, "val").classes.names == ("cat", "dog")
-    refusal(lambda: FolderDataset(root, "test"), root, "'test'", "train, val")
+    refusal(lambda: FolderDataset(root, "test"), root, "'test'", "train, val", f"column split of {root / 'tags.csv'}")
 
 
 def test_split_files(tmp_path):
@@ -126,11 +126,20 @@ def test_split_files(tmp_path):
     put_text(root / "splits/val.txt", "b\n")
     assert FolderDataset(root).ids == ("c", "a")
     assert FolderDataset(root, "val").ids == ("b",)
+    line = refusal(lambda: FolderDataset(root, "test"), "There are: train, val", root / "splits/test.txt")
+    assert "data.val" not in line
 
 
 def test_without_splits_there_is_train_only(tmp_path):
     root = folder_tree(tmp_path)
-    assert "There are: train" in refusal(lambda: FolderDataset(root, "val"), root, "'val'", root / "splits/val.txt")
+    words = ("'val'", "There are: train", f"column split of {root / 'tags.csv'}", "--set data.val=null")
+    refusal(lambda: FolderDataset(root, "val"), root, *words)
+
+
+def test_the_column_of_the_table_counts_where_there_are_lists_too(tmp_path):
+    root = folder_tree(tmp_path, "image,tags,split\na,cat,train\nb,dog,train\nc,cat dog,\n")
+    put_text(root / "splits/val.txt", "b\n")
+    assert "splits/val.txt" not in refusal(lambda: FolderDataset(root, "val"), "column split of", "data.val=null")
 
 
 @pytest.mark.parametrize(

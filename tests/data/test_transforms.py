@@ -55,6 +55,8 @@ def test_labels_follow_the_image(transform, seed):
     assert white.any()
     assert (white != labelled).sum() <= 2 * (sample.size[0] + sample.size[1])  # at most a line round the square
     assert ((sample.saliency[0] > 0.5) != white).sum() <= 4
+    assert torch.equal(sample.scores[1] > 0.5, sample.saliency[0] > 0.5)
+    assert sample.scores.dtype == torch.float16
     rows, columns = white.any(1).nonzero().flatten(), white.any(0).nonzero().flatten()
     tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     assert sample.boxes[0].tolist() == pytest.approx([float(corner) for corner in tight], abs=1)
@@ -118,7 +120,8 @@ def test_masks_are_never_blended_and_saliency_stays_a_share():
     sample = noise()
     resized = ResizeSquare(113)(replace(sample, mask=sample.mask.clamp(max=1) * 255), seeded())
     assert set(resized.mask.unique().tolist()) == {0, 255}
-    assert 0 <= resized.saliency.min() < resized.saliency.max() <= 1
+    for share in (resized.saliency, resized.scores):
+        assert 0 <= share.min() < share.max() <= 1
 
 
 def test_extremely_flat_image_keeps_a_pixel():
@@ -134,6 +137,7 @@ def test_crop_of_a_large_image_is_a_part_of_it():
     (top, left) = places[0].tolist()
     assert torch.equal(crop.mask, sample.mask[top : top + 32, left : left + 32])
     assert torch.equal(crop.saliency, sample.saliency[:, top : top + 32, left : left + 32])
+    assert torch.equal(crop.scores, sample.scores[:, top : top + 32, left : left + 32])
 
 
 @pytest.mark.parametrize("place", ["random", "centre", "corner"])
@@ -146,6 +150,7 @@ def test_padding_of_a_small_image(place):
     assert crop.valid.sum() == 20 * 30
     assert (crop.image[padding.expand(3, -1, -1)] == 0).all()
     assert (crop.saliency[padding] == 0).all()
+    assert (crop.scores[padding.expand(4, -1, -1)] == 0).all()
     assert (crop.mask[padding[0]] == IGNORE).all()
     assert torch.equal(crop.image[crop.valid.expand(3, -1, -1)], sample.image.flatten())
     top, left = crop.valid[0].nonzero()[0].tolist()
@@ -191,7 +196,7 @@ def test_no_boxes_and_no_labels(transform):
     assert moved.boxes.shape == (0, 4)
     assert moved.box_classes.shape == (0,)
     bare = transform(Sample("bare", noise().image), seeded())
-    assert bare.boxes is bare.mask is bare.saliency is bare.tags is None
+    assert bare.boxes is bare.mask is bare.saliency is bare.scores is bare.tags is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (10, 400), (400, 10), (1, 1)])
@@ -235,6 +240,20 @@ def test_presets(preset):
         assert view.image.dtype == torch.float32
         assert view.valid.shape == (1, 64, 64)
         assert view.mask.shape == (64, 64)
+
+
+def test_order_of_the_presets():
+    jitter = (0.3, 0.2, 0.1, 0.05)
+    ending = (Normalise(), RandomCrop(64))
+    assert classification(64, jitter=jitter).transforms == (
+        *(ResizeLonger(256, 512), Flip(0.5), ColourJitter(*jitter)),
+        *ending,
+    )
+    assert segmentation(64, jitter=jitter).transforms == (
+        *(ColourJitter(*jitter), Flip(0.5), RandomScale(0.5, 1.5)),
+        *ending,
+    )
+    assert classification(64, resize=None, jitter=(0, 0, 0, 0)).transforms == (Flip(0.5), *ending)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tests.data.trees import refusal
-from weakseg.networks.backbone import IMAGENET_MEAN, Backbone
+from weakseg.data.colour import IMAGENET_MEAN
+from weakseg.networks.backbone import Backbone
 
 DILATED_BY_TIMM = "resnet10t"
 DILATED_BY_US = "mobilenetv3_small_050"
@@ -139,6 +140,22 @@ def test_options_reach_the_model():
     same, symmetric = backbone(options={"pad_type": "same"}), backbone()
     assert (type(same.model.conv_stem), type(symmetric.model.conv_stem)) != (nn.Conv2d, nn.Conv2d)
     refusal(lambda: backbone(options={"depth_of_sea": 3}), DILATED_BY_US, "depth_of_sea", "options")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("convit_tiny", {}, ("does not take images of 161 x 129 pixels", "doesn't match model", "Choose another")),
+        ("halonet26t", {"output_stride": None}, ("does not take images of 161 x 129 pixels", "Choose another")),
+        ("levit_128s", {}, ("gives no feature map", "Choose another")),
+        ("hrnet_w18_small", {}, ("cannot run at output stride 16", "Choose another")),
+        (DILATED_BY_US, {"options": {"in_chans": 1}}, ("gives no feature map", "3 channels", "backbone.options")),
+        (DILATED_BY_US, {"options": {"features_only": True}}, ("gives no feature map", "backbone.options")),
+        (DILATED_BY_US, {"options": {"act_layer": "sea"}}, ("cannot be built", "sea", "backbone.options")),
+    ],
+)
+def test_what_cannot_be_a_backbone_is_refused(name, settings, words):
+    refusal(lambda: backbone(name, **settings), f"'{name}'", *words)
 
 
 def test_the_same_seed_gives_the_same_weights():

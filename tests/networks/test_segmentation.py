@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.data.trees import refusal
-from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
 from weakseg.networks.weights import save_weights
 
 RESNET, MOBILENET = "resnet10t", "mobilenetv3_small_050"
@@ -26,6 +26,13 @@ def test_decoders_answer_at_image_size(name, encoder):
     net = network(name, encoder)
     for height, width in ((45, 70), (64, 32), (33, 97)):
         assert logits(net, height, width, batch=2).shape == (2, 4, height, width)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_decoder_can_be_had_and_takes_small_images(name):
+    net = network(name, "mobilenetv2_100")
+    for height, width in ((45, 70), (20, 140)):
+        assert logits(net, height, width).shape == (1, 4, height, width)
 
 
 def test_padding_is_cut_off_at_the_bottom_and_the_right():
@@ -84,6 +91,23 @@ def test_backbone_weights_fit_the_encoder_too(tmp_path):
         torch.testing.assert_close(net.eval().model.encoder(images)[-1], body.eval()(images))
 
 
+@pytest.mark.parametrize(
+    ("encoder", "prefixes", "frozen"),
+    [
+        (RESNET, ["conv1", "layer1", "layer2.0"], ("conv1.", "layer1.", "layer2.0.")),
+        ("convnext_atto", ["stem", "stages.0", "stages.1.blocks.0"], ("stem_", "stages_0.", "stages_1.blocks.0.")),
+        ("convnext_atto", ["stages"], ("stages_",)),
+    ],
+)
+def test_frozen_parts_of_the_encoder_and_nothing_else(encoder, prefixes, frozen):
+    """Feature extractors flatten the names that the backbone has."""
+    net = network("unet", encoder, freeze=prefixes)
+    found = {name for name, parameter in net.encoder.named_parameters() if not parameter.requires_grad}
+    assert found
+    assert found == {name for name, _ in net.encoder.named_parameters() if name.startswith(frozen)}
+    assert sum(not parameter.requires_grad for parameter in net.parameters()) == len(found)
+
+
 def test_mean_and_deviation():
     assert network(encoder=RESNET).mean == (0.485, 0.456, 0.406)
     assert network(mean=[0.1, 0.2, 0.3], std=[1, 1, 1]).mean == (0.1, 0.2, 0.3)
@@ -102,7 +126,10 @@ def test_options_of_encoder_and_decoder():
         ("unet", RESNET, {"decoder": {"depth_of_sea": 3}}, ("'unet'", RESNET, "depth_of_sea")),
         ("unet", RESNET, {"options": {"no_such_option": 3}}, ("'unet'", RESNET, "no_such_option")),
         ("deeplabv3plus", RESNET, {"output_stride": 4}, ("'deeplabv3plus'", RESNET)),
+        ("unet", RESNET, {"options": {"act_layer": "sea"}}, ("'unet'", RESNET, "sea")),
         ("unet", "vit_tiny_patch16_224", {}, ("'unet'", "vit_tiny_patch16_224")),
+        ("unet", RESNET, {"freeze": ["layer11"]}, (f"encoder '{RESNET}' has no module 'layer11'", "'layer1'")),
+        ("unet", MOBILENET, {"freeze": ["conv_head"]}, ("no module 'conv_head'", "'conv_stem'")),
     ],
 )
 def test_what_does_not_go_together_is_refused(name, encoder, more, words):

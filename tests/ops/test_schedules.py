@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weakseg.ops.schedules import GroupMultipliers, epochs_for_iterations, poly_lr
+from weakseg.ops.schedules import epochs_for_iterations, poly_lr
 
 
 def test_poly_starts_at_the_base_and_ends_at_zero():
@@ -33,8 +33,3 @@ def test_epochs_hold_the_iterations():
     assert epochs_for_iterations(109, 10, 21) == 3  # ten steps an epoch, nine samples dropped
     with pytest.raises(ValueError, match="3 samples do not fill one batch of 4"):
         epochs_for_iterations(3, 4, 10)
-
-
-def test_multipliers_of_new_layers_are_ten_times_those_of_old_ones():
-    weights, biases, new_weights, new_biases = GroupMultipliers()
-    assert (new_weights / weights, new_biases / biases) == (10, 10)

@@ -75,6 +75,18 @@ def test_a_removal_that_was_stopped_half_way_does_not_pass_for_done(folder, monk
     assert not (folder / "maps").exists()
 
 
+def test_what_another_process_has_written_is_read_again(folder):
+    manifest, other = Manifest(folder), Manifest(folder)
+    manifest.stages["audit"] = {"inputs": "mine", "done": True}
+    other.stages["audit"] = {"inputs": "theirs", "done": True}
+    other.finish("maps", "two", {"seconds": 2})
+    assert not manifest.done("maps", "two")
+    manifest.reload(kept=("audit",))
+    assert manifest.done("maps", "two")
+    assert manifest.done("audit", "mine")
+    assert manifest.timings == {"maps": {"seconds": 2}}
+
+
 @pytest.mark.parametrize("name", [MANIFEST, TIMINGS])
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', '{"maps": 3}'])
 def test_a_damaged_manifest(tmp_path, name, content):

@@ -6,7 +6,7 @@ import yaml
 from tests.data.trees import put_text, refusal
 from weakseg.pipeline import build
 from weakseg.pipeline.recipe import Recipe, load_recipe
-from weakseg.refine.registry import create_chain
+from weakseg.pipeline.steps import refiner_steps
 
 
 def tree(**more):
@@ -72,6 +72,18 @@ def test_the_mapping_given_is_left_as_it_is():
         ("run.folder=a=b", "run.folder", "a=b"),
         ("localize.backbone.options={pad_type: same}", "localize.backbone.options", {"pad_type": "same"}),
         ("localize.backbone.options.pad_type=same", "localize.backbone.options", {"pad_type": "same"}),
+        ("data.root=2024", "data.root", "2024"),
+        ("data.root=007", "data.root", "007"),
+        ("data.root=yes", "data.root", "yes"),
+        ("data.root=[red] x: y", "data.root", "[red] x: y"),
+        ("data.root=photos #1", "data.root", "photos #1"),
+        ("data.root=#1", "data.root", "#1"),
+        ("data.root='photos #1'", "data.root", "photos #1"),
+        ('data.root="2024"', "data.root", "2024"),
+        ("data.val=2012", "data.val", "2012"),
+        ("localize.backbone.sha256=0123", "localize.backbone.sha256", "0123"),
+        ("localize.scales.1=0.25", "localize.scales", (1.0, 0.25, 1.5, 2.0)),
+        ("segment.loss.label_smoothing=0.1", "segment.loss.options", {"label_smoothing": 0.1}),
     ],
 )
 def test_set(override, key, value):
@@ -79,10 +91,63 @@ def test_set(override, key, value):
     assert look(load_recipe(start, [override]), key) == value
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_frozen_in_the_backbone_is_frozen_in_the_encoder(own):
+    body = {"name": "test_resnet", "weights": "none", "freeze": ["layer1"]}
+    localize = {"backbone": {**body, "freeze": []} if own else body}
+    recipe = load_recipe(tree(localize=localize, segment={"network": "unet", **({"backbone": body} if own else {})}))
+    built = build.segmenter(recipe.segment, recipe.segment.backbone or recipe.localize.backbone, 2)
+    parameters = dict(built.network.encoder.named_parameters())
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    assert frozen == {name for name in parameters if name.startswith("layer1.")} != set()
+
+
+def refiners(recipe):
+    return [(step.name, step.options) for step in recipe.refine]
+
+
+@pytest.mark.parametrize(
+    ("refine", "override", "expected"),
+    [
+        (None, "refine.1.params=D", [("power", {}), ("crf", {"params": "D"})]),
+        (None, "refine.0=threshold", [("threshold", {}), ("crf", {})]),
+        (["threshold", "crf"], "refine.1.params=D", [("threshold", {}), ("crf", {"params": "D"})]),
+        ([{"name": "power", "alpha": 2}], "refine.0.alpha=1", [("power", {"alpha": 1})]),
+        ([{"alpha": 2}], "refine.0.name=power", [("power", {"alpha": 2})]),
+    ],
+)
+def test_set_of_one_refiner(refine, override, expected):
+    given = tree() if refine is None else tree(refine=refine)
+    before = yaml.safe_dump(given)
+    assert refiners(load_recipe(given, [override])) == expected
+    assert yaml.safe_dump(given) == before
+
+
+@pytest.mark.parametrize("override", ["refine.2.params=A", "refine.crf.params=A", "refine.-1=crf", "refine.2=crf"])
+def test_set_of_an_item_that_is_not_there(override):
+    line = refusal(lambda: load_recipe(tree(), [override]), f"'--set {override}'", "a list of 2", "Count from 0")
+    assert len(line) < 150
+
+
+def test_set_takes_no_comments():
+    refusal(lambda: load_recipe(tree(), ["seed=5 # five"]), "'seed' is '5 # five'")
+
+
+@pytest.mark.parametrize(
+    ("section", "choice", "name"),
+    [("localize", "method", "cam"), ("segment", "network", "deeplabv3plus"), ("segment", "loss", "cross_entropy")],
+)
+def test_options_without_a_name_are_those_of_the_default(section, choice, name):
+    recipe = load_recipe(tree(**{section: {choice: {"depth": 3}}}))
+    chosen = look(recipe, f"{section}.{choice}")
+    assert (chosen.name, chosen.options) == (name, {"depth": 3})
+
+
 def test_set_of_a_list_of_refiners():
     recipe = load_recipe(tree(), ["refine=[threshold, {name: crf, params: D}]"])
-    assert build.refiner_steps(recipe.refine)[0] == ("threshold", {"value": 0.2})
-    assert build.refiner_steps(recipe.refine)[1][1]["params"] == "D"
+    threshold, crf = refiner_steps(recipe)
+    assert (threshold.name, threshold.options) == ("threshold", {"value": 0.2})
+    assert (crf.name, crf.options["params"]) == ("crf", "D")
 
 
 def test_the_last_set_wins():
@@ -139,7 +204,7 @@ def test_an_unknown_key_lists_near_ones(key, near):
     ("choose", "words"),
     [
         (lambda r: build.method_options(r.localize.method), ("localize.method.droput", "'dropout'")),
-        (lambda r: build.refiner_steps(r.refine), ("refine.1.parms", "'params'")),
+        (lambda r: refiner_steps(r), ("refine.1.parms", "'params'")),
         (build.check_settings, ("segment.loss.label_smothing", "'label_smoothing'")),
     ],
 )
@@ -234,6 +299,18 @@ def test_a_reference_to_nothing(key):
 
 
 @pytest.mark.parametrize(
+    ("key", "near"),
+    [("data.rot", "data.root"), ("root", "data.root"), ("localize.train.epoch", "localize.train.epochs")],
+)
+def test_a_reference_to_nothing_lists_near_ones_with_their_sections(key, near):
+    refusal(lambda: load_recipe(tree(description=f"${{{key}}}")), f"Did you mean '{near}'")
+
+
+def test_a_reference_like_nothing_lists_the_sections():
+    refusal(lambda: load_recipe(tree(description="${xyz}")), "Known: data, description")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("name: [", ("is not YAML", "line 1")),
@@ -303,7 +380,8 @@ def augmented(**augment):
     ],
 )
 def test_an_augmentation_that_is_ambiguous(augment, words):
-    refusal(lambda: build.check_settings(augmented(**augment)), "augment", words)
+    trainings = {"localize.train": augmented(**augment).localize.train}
+    refusal(lambda: build.check_trainings(trainings, images=16, devices=1), "localize.train.augment", words)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +408,9 @@ def test_settings_that_name_what_is_not_there(more, words):
         ({"refine": [{"name": "crf", "gt_prob": 1.5}]}, "refine.0.gt_prob"),
         ({"refine": [{"name": "crf", "iterations": -1}]}, "refine.0.iterations"),
         ({"refine": [{"name": "power", "alpha": "strong"}]}, "refine.0.alpha"),
+        ({"refine": [{"name": "power", "alpha": 0}]}, "refine.0.alpha"),
+        ({"refine": [{"name": "threshold", "value": 1.5}]}, "refine.0.value"),
+        ({"refine": [{"name": "threshold", "value": -0.1}]}, "refine.0.value"),
         ({"segment": {"loss": {"name": "cross_entropy", "label_smoothing": 2}}}, "segment.loss.label_smoothing"),
     ],
 )
@@ -340,7 +421,7 @@ def test_options_out_of_range_are_found_before_anything_is_built(more, key):
 
     def check():
         build.method_options(recipe.localize.method)
-        create_chain(build.refiner_steps(recipe.refine))
+        refiner_steps(recipe)
         build.check_settings(recipe)
 
     refusal(check, "recipe", key)

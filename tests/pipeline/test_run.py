@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,10 +37,11 @@ from weakseg.networks.weights import read_about, read_weights
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.inference import chunks
 from weakseg.pipeline.recipe import load_recipe
-from weakseg.pipeline.run import rewrite_report, run
-from weakseg.pipeline.shards import MaskJob, refine_all
+from weakseg.pipeline.run import _peak_memory, rewrite_report, run
+from weakseg.pipeline.shards import Job, Refining, refine_all
+from weakseg.pipeline.steps import Step
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs")]
+pytestmark = pytest.mark.slow
 PROTOCOLS = ["seed@train", "seed@val", "mask@train", "seg@val"]
 
 
@@ -390,13 +393,18 @@ def test_a_full_disk_leaves_nothing_half_written(root, finished, copied, monkeyp
     assert json.loads((copied / "MANIFEST.json").read_text())["masks"]["done"]
 
 
+def refining(*steps):
+    """Masks, by refiners that learn nothing."""
+    return Refining(tuple((Step(name, name, options), None) for name, options in steps), "masks", ())
+
+
 def test_masks_do_not_depend_on_the_number_of_processes(root, finished, tmp_path):
     images = {path.stem: path for path in (root / "images").rglob("*.*")}
     jobs = [
-        MaskJob(images[Path(image_id).name], finished / f"maps/{image_id}.npz", tmp_path / f"{image_id}.png")
+        Job(images[Path(image_id).name], finished / f"maps/{image_id}.npz", tmp_path / f"{image_id}.png")
         for image_id in train_ids(root)
     ]
-    steps = [("power", {"alpha": 4.0}), ("crf", {"params": "D", "iterations": 2})]
+    steps = refining(("power", {"alpha": 4.0}), ("crf", {"params": "D", "iterations": 2}))
     assert list(refine_all(jobs, steps, workers=2, device=Device("cpu", 1, 2))) == [1] * TRAIN
     masks = {name: content for name, content in results(finished).items() if name.startswith("masks/")}
     assert {f"masks/{name}": content for name, content in snapshot(tmp_path).items()} == masks
@@ -404,10 +412,10 @@ def test_masks_do_not_depend_on_the_number_of_processes(root, finished, tmp_path
 
 def test_a_dead_process_is_a_clean_error(root, finished, tmp_path):
     maps = finished / "maps/s02.npz"
-    jobs = [MaskJob(root / "images/s02.png", maps, tmp_path / f"{number}.png") for number in range(400)]
+    jobs = [Job(root / "images/s02.png", maps, tmp_path / f"{number}.png") for number in range(400)]
 
     def refine_and_kill():
-        for _ in refine_all(jobs, [("power", {}), ("crf", {})], workers=2, device=Device("cpu", 1, 2)):
+        for _ in refine_all(jobs, refining(("power", {}), ("crf", {})), workers=2, device=Device("cpu", 1, 2)):
             for worker in multiprocessing.active_children():
                 if "spawn" in type(worker).__name__.lower():
                     os.kill(worker.pid, signal.SIGKILL)
@@ -421,8 +429,8 @@ def test_a_dead_process_is_a_clean_error(root, finished, tmp_path):
 def test_a_damaged_map_is_named_by_a_process_too(root, finished, tmp_path):
     damaged = tmp_path / "s02.npz"
     damaged.write_bytes((finished / "maps/s02.npz").read_bytes()[:100])
-    jobs = [MaskJob(root / "images/s02.png", damaged, tmp_path / f"{number}.png") for number in range(4)]
-    refusal(lambda: list(refine_all(jobs, [("power", {})], workers=1, device=Device("cpu", 1, 2))), damaged)
+    jobs = [Job(root / "images/s02.png", damaged, tmp_path / f"{number}.png") for number in range(4)]
+    refusal(lambda: list(refine_all(jobs, refining(("power", {})), workers=1, device=Device("cpu", 1, 2))), damaged)
 
 
 def test_the_voc_layout(tmp_path):
@@ -550,13 +558,37 @@ def test_two_runs_in_one_folder_are_refused(root, copied):
     assert snapshot(copied) == before
 
 
+def test_what_another_run_did_before_the_lock_was_had_counts(root, finished, copied, monkeypatch):
+    """It has made pseudo-masks from other inputs since the manifest was read."""
+
+    @contextmanager
+    def waited_for(folder):
+        stages = json.loads((copied / "MANIFEST.json").read_text())
+        put_text(copied / "MANIFEST.json", json.dumps({**stages, "masks": {"inputs": "other", "done": True}}))
+        (copied / "masks/s03.png").write_bytes((copied / "masks/s04.png").read_bytes())
+        yield
+
+    monkeypatch.setattr("weakseg.pipeline.run.sole_user", waited_for)
+    screen = Screen()
+    run(recipe(root, copied), until="refine", reporter=screen)
+    assert "masks: done before" not in screen.lines
+    assert results(copied)["masks/s03.png"] == results(finished)["masks/s03.png"]
+
+
+def test_memory_is_not_told_where_the_system_does_not_know(monkeypatch):
+    assert _peak_memory("cpu") > 0
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert _peak_memory("cpu") is None
+
+
 def test_threads_do_not_leak_into_the_result(root, finished, tmp_path):
     """One thread or several: the pseudo-masks, which decide everything after them, stay the same."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if threads == 1 else 1)
-        jobs = [MaskJob(root / "images/s02.png", finished / "maps/s02.npz", tmp_path / "s02.png")]
-        steps = [("power", {"alpha": 4.0}), ("crf", {"params": "D", "iterations": 2})]
+        jobs = [Job(root / "images/s02.png", finished / "maps/s02.npz", tmp_path / "s02.png")]
+        steps = refining(("power", {"alpha": 4.0}), ("crf", {"params": "D", "iterations": 2}))
         list(refine_all(jobs, steps, workers=1, device=Device("cpu", 1, 2)))
     finally:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from weakseg.pipeline import build, demo
 from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.shipped import describe_recipes, recipe_names, recipe_path, recipes_folder
-from weakseg.refine.registry import create_chain
+from weakseg.pipeline.steps import refiner_steps
 
 NAMES = recipe_names()
 
@@ -27,7 +27,7 @@ def test_a_shipped_recipe_can_be_built(name):
     recipe = load_recipe(recipe_path(name))
     build.check_settings(recipe)
     build.method_options(recipe.localize.method)
-    create_chain(build.refiner_steps(recipe.refine))
+    assert refiner_steps(recipe)
     assert build.needs(recipe.localize.method)
     segment = recipe.segment and recipe.segment.backbone
     assert all(timm.is_model(backbone.name) for backbone in (recipe.localize.backbone, segment) if backbone)

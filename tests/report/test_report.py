@@ -274,6 +274,15 @@ def test_contact_sheet(tmp_path):
         assert len(sheet.getcolors(1 << 24)) > 100
 
 
+@pytest.mark.parametrize(("size", "filled"), [((30, 40), (168, 224)), ((9, 36), (56, 224)), ((600, 300), (168, 84))])
+def test_pictures_fill_their_cell_of_the_contact_sheet(tmp_path, size, filled):
+    panel = Panel("a", 0.5, (), np.zeros((*size, 3), dtype=np.uint8))
+    sheet = np.asarray(Image.open(contact_sheet([panel], tmp_path / "sheet.png")))
+    top, left = pictures.GAP + 2 * pictures.LINE, pictures.GAP
+    black = (sheet[top : top + pictures.CELL_HEIGHT, left : left + pictures.CELL_WIDTH] == 0).all(-1)
+    assert (black.any(1).sum(), black.any(0).sum()) == filled
+
+
 def test_contact_sheet_breaks_a_long_legend(tmp_path):
     mask = np.arange(60, dtype=np.uint8).reshape(6, 10)
     panel = Panel("a", 0.5, (), np.zeros((6, 10, 3), dtype=np.uint8), mask=mask)

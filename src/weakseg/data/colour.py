@@ -83,12 +83,17 @@ def adjust_hue(image: Tensor, turn: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Normalise:
-    """Image uint8 -> float32, (image / 255 - mean) / std for each channel."""
+    """``normalised`` as a transform."""
 
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """Make the image what the network expects."""
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return replace(sample, image=sample.image.float().div_(255).sub_(mean).div_(std))
+        return replace(sample, image=normalised(sample.image, self.mean, self.std))
+
+
+def normalised(images: Tensor, mean: Triple, std: Triple) -> Tensor:
+    """(..., 3, H, W) uint8 to float32, (image / 255 - mean) / std for each channel."""
+    centre, spread = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return (images.float() / 255).sub_(centre).div_(spread)

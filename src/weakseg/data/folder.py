@@ -111,11 +111,20 @@ class FolderDataset(Dataset):
 
     def _checked(self, splits: Iterable[str]) -> str:
         """The split asked for if it is one of ``splits``."""
-        return check_split(self.split, splits, self.root, self.root / "splits" / f"{self.split}.txt")
+        listed = f"list its images in {self.root / 'splits' / f'{self.split}.txt'}"
+        in_lists = (self.root / "splits").is_dir() and not any(row.split for row in self._rows)
+        way = listed if in_lists else f"write '{self.split}' into the column split of {self.table}"
+        return check_split(self.split, splits, self.root, way)
 
 
-def check_split(split: str, splits: Iterable[str], root: Path, file: Path) -> str:
+def check_split(split: str, splits: Iterable[str], root: Path, way: str) -> str:
     """``split`` if there is such a split.
+
+    Args:
+        split: Its name.
+        splits: Those there are.
+        root: Folder of the data set.
+        way: How to add it.
 
     Raises:
         UserError: If there is none; lists those there are.
@@ -123,7 +132,8 @@ def check_split(split: str, splits: Iterable[str], root: Path, file: Path) -> st
     known = sorted(splits)
     if split in known:
         return split
-    remedy = f"There are: {', '.join(known) or 'none'}. Choose one, or list the images of '{split}' in {file}"
+    do_without = ", or do without: --set data.val=null" if split == "val" else ""
+    remedy = f"There are: {', '.join(known) or 'none'}. Choose one, or {way}{do_without}"
     raise UserError(f"there is no split '{split}'", where=root, remedy=remedy)
 
 

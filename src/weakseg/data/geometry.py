@@ -1,4 +1,4 @@
-"""Moving a sample: mask, saliency map, validity and boxes follow the image."""
+"""Moving a sample: mask, saliency map, scores, validity and boxes follow the image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -51,7 +51,7 @@ class Span:
 
 
 def resize(sample: Sample, height: int, width: int, interpolation: str = "bicubic", antialias: bool = True) -> Sample:
-    """To another size; the mask by nearest neighbour, the saliency map like the image.
+    """To another size; the mask by nearest neighbour, saliency map and scores like the image.
 
     Args:
         sample: Image uint8, or float.
@@ -113,7 +113,7 @@ def place(
         rows: Which rows go where.
         columns: Which columns go where.
         fill: (3,) colour of the padding, in the image's own units.
-        mask_fill: Mask value of the padding; the saliency map's is 0.
+        mask_fill: Mask value of the padding; that of saliency map and scores is 0.
     """
     view = View.of(sample)
 
@@ -131,6 +131,7 @@ def place(
         image=image,
         saliency=None if view.saliency is None else pasted(view.saliency, 0),
         mask=None if view.mask is None else pasted(view.mask, mask_fill),
+        scores=None if view.scores is None else pasted(view.scores, 0),
         valid=pasted(valid, False),
     )
     ends = (rows.there.stop, columns.there.stop)
@@ -149,12 +150,13 @@ def _moved(
     hard: Callable[[Tensor], Tensor],
     boxes: Callable[[Tensor], Tensor],
 ) -> Sample:
-    """Image and saliency map through ``smooth``, mask and validity through ``hard``, box corners through ``boxes``."""
+    """What is continuous through ``smooth``, mask and validity through ``hard``, box corners through ``boxes``."""
     moved = replace(
         sample,
         image=smooth(sample.image),
         saliency=None if sample.saliency is None else smooth(sample.saliency).clamp(0, 1),
         mask=None if sample.mask is None else hard(sample.mask[None])[0],
+        scores=None if sample.scores is None else smooth(sample.scores).clamp(0, 1),
     )
     if isinstance(moved, View) and moved.valid is not None:
         moved = replace(moved, valid=hard(moved.valid))

@@ -4,9 +4,11 @@ import io
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weakseg.data.files import write_bytes
@@ -60,9 +62,7 @@ class LocalizationMaps:
             arrays["background"] = self.background.to(torch.float16).numpy()
         if self.features is not None:
             arrays["features"] = self.features.to(torch.float16).numpy()
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        write_bytes(path, buffer.getvalue())
+        _write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> "LocalizationMaps":
@@ -71,15 +71,7 @@ class LocalizationMaps:
         Raises:
             UserError: If the file is missing or damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                "cannot read the localisation maps",
-                where=path,
-                remedy="Remove the folder maps and run the same command again",
-            ) from error
+        found = _read_arrays(path, "localisation maps")
         return cls(
             classes=found["classes"].long(),
             scores=found["scores"].float(),
@@ -87,3 +79,35 @@ class LocalizationMaps:
             background=found["background"].float() if "background" in found else None,
             features=found["features"].float() if "features" in found else None,
         )
+
+
+def write_scores(path: Path, scores: Tensor) -> None:
+    """Write (K, H, W) scores in [0, 1] as ``.npz`` (float16), under a temporary name first."""
+    _write_arrays(path, {"scores": scores.to(torch.float16).numpy()})
+
+
+def read_scores(path: Path) -> Tensor:
+    """(K, H, W) float16, what ``write_scores`` wrote.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    return _read_arrays(path, "scores")["scores"]
+
+
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def _read_arrays(path: Path, what: str) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"cannot read the {what}",
+            where=path,
+            remedy=f"Remove the folder {path.parent.name} and run the same command again",
+        ) from error

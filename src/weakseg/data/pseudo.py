@@ -1,10 +1,12 @@
-"""What training may see of a data set: the weak labels alone, or pseudo-masks in place of true ones."""
+"""What training may see of a data set: the weak labels alone, or what has been inferred from them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from weakseg.data.dataset import FILE_OF, Dataset
-from weakseg.data.sample import WeakLabel
+from weakseg.data.maps import read_scores
+from weakseg.data.sample import Sample, WeakLabel
 
 
 class _Restricted(Dataset):
@@ -65,3 +67,32 @@ class PseudoMasks(_Restricted):
     def paths(self, image_id: str) -> dict[str, Path]:
         """The image and its pseudo-mask."""
         return {"image": super().paths(image_id)["image"], "mask": self.mask(image_id)}
+
+
+class TeacherScores(_Restricted):
+    """Images with a teacher's scores of every pixel and nothing else.
+
+    Args:
+        dataset: Where the images come from.
+        scores: Id of an image to the file of its scores.
+    """
+
+    def __init__(self, dataset: Dataset, scores: Callable[[str], Path]) -> None:
+        super().__init__(dataset)
+        self.scores = scores
+
+    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
+        """None: which classes the scores belong to does not matter."""
+        return None
+
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """The image."""
+        return {"image": super().paths(image_id)["image"]}
+
+    def sample(self, image_id: str) -> Sample:
+        """The image and its scores.
+
+        Raises:
+            UserError: If one of the two cannot be read.
+        """
+        return replace(super().sample(image_id), scores=read_scores(self.scores(image_id)))

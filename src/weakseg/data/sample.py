@@ -31,6 +31,7 @@ class Sample:
         box_classes: (n,) int64 in [0, C).
         saliency: (1, H, W) float32 in [0, 1].
         mask: (H, W) uint8, 0 background, class + 1, 255 ignore.
+        scores: (K, H, W) float16 in [0, 1], what a teacher says of every pixel; K may differ between images.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Sample:
     box_classes: Tensor | None = None
     saliency: Tensor | None = None
     mask: Tensor | None = None
+    scores: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,6 +62,7 @@ class Batch:
         box_classes: B tensors (n_b,).
         saliency: (B, 1, H, W) float32, 0 where unknown.
         masks: (B, H, W) int64, 255 where unknown.
+        scores: (B, K, H, W) float32, 0 where unknown and in the channels by which a sample has fewer than another.
         known: For each kind of label (B,) bool.
     """
 
@@ -71,6 +74,7 @@ class Batch:
     box_classes: tuple[Tensor, ...]
     saliency: Tensor
     masks: Tensor
+    scores: Tensor
     known: dict[WeakLabel, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -91,6 +95,7 @@ class Batch:
             box_classes=tuple(move(classes) for classes in self.box_classes),
             saliency=move(self.saliency),
             masks=move(self.masks),
+            scores=move(self.scores),
             known={kind: move(flags) for kind, flags in self.known.items()},
         )
 
@@ -122,6 +127,7 @@ def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor]
         masks=torch.stack(
             [_or(sample.mask, torch.full((height, width), IGNORE, dtype=torch.uint8)).long() for sample in samples]
         ),
+        scores=_stacked_scores([sample.scores for sample in samples], (height, width)),
         known={
             WeakLabel.TAGS: known([sample.tags for sample in samples]),
             WeakLabel.BOXES: known([sample.boxes for sample in samples]),
@@ -129,6 +135,16 @@ def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor]
             WeakLabel.MASKS: known([sample.mask for sample in samples]),
         },
     )
+
+
+def _stacked_scores(scores: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:
+    """(B, K, H, W) float32, where K is the largest number of channels."""
+    channels = max(0 if given is None else len(given) for given in scores)
+    stacked = torch.zeros(len(scores), channels, *size)
+    for place, given in zip(stacked, scores, strict=True):
+        if given is not None:
+            place[: len(given)] = given
+    return stacked
 
 
 def _or(value: Tensor | None, default: Tensor) -> Tensor:

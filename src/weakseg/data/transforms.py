@@ -23,6 +23,7 @@ from weakseg.data.geometry import Span, View
 from weakseg.data.sample import IGNORE, Batch, Sample, collate
 
 Interpolation = Literal["bicubic", "bilinear", "nearest"]
+Padding = Literal["mean", "black"]
 
 
 class Transform(Protocol):
@@ -187,6 +188,7 @@ def classification(
     scale: tuple[float, float] | None = None,
     jitter: tuple[float, float, float, float] | None = None,
     flip: float = 0.5,
+    padding: Padding = "mean",
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
 ) -> Compose:
@@ -198,11 +200,12 @@ def classification(
         scale: Lowest and highest factor of the size, instead of ``resize``.
         jitter: Brightness, contrast, saturation and hue; the papers' (0.3, 0.3, 0.3, 0.1).
         flip: Probability of mirroring.
+        padding: Colour around an image that is smaller than the crop: the mean of the training images, or black.
         mean: Of the network's training images.
         std: Likewise.
     """
     resizing = (RandomScale(*scale),) if scale else (ResizeLonger(*resize),) if resize else ()
-    return Compose((*resizing, Flip(flip), *_jitter(jitter), Normalise(mean, std), RandomCrop(crop)))
+    return _preset(crop, resizing, flip, jitter, padding, mean, std, resize_first=True)
 
 
 def segmentation(
@@ -212,6 +215,7 @@ def segmentation(
     resize: tuple[int, int] | None = None,
     jitter: tuple[float, float, float, float] | None = None,
     flip: float = 0.5,
+    padding: Padding = "mean",
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
 ) -> Compose:
@@ -223,11 +227,30 @@ def segmentation(
         resize: Lowest and highest length of the longer side, instead of ``scale``.
         jitter: Brightness, contrast, saturation and hue.
         flip: Probability of mirroring.
+        padding: Colour around an image that is smaller than the crop: the mean of the training images, or black.
         mean: Of the network's training images.
         std: Likewise.
     """
     resizing = (ResizeLonger(*resize),) if resize else (RandomScale(*scale),) if scale else ()
-    return Compose((*_jitter(jitter), Flip(flip), *resizing, Normalise(mean, std), RandomCrop(crop)))
+    return _preset(crop, resizing, flip, jitter, padding, mean, std, resize_first=False)
+
+
+def _preset(
+    crop: int,
+    resizing: tuple[Transform, ...],
+    flip: float,
+    jitter: tuple[float, float, float, float] | None,
+    padding: Padding,
+    mean: Triple,
+    std: Triple,
+    *,
+    resize_first: bool,
+) -> Compose:
+    """Resize, flip, jitter, or the same backwards; then what the network expects."""
+    jittering = (ColourJitter(*jitter),) if jitter and any(jitter) else ()
+    varied: tuple[Transform, ...] = (*resizing, Flip(flip), *jittering)
+    fitted: tuple[Transform, ...] = (Normalise(mean, std), RandomCrop(crop))
+    return Compose((*(varied if resize_first else varied[::-1]), *(fitted if padding == "mean" else fitted[::-1])))
 
 
 class AugmentedDataset(torch.utils.data.Dataset[tuple[Sample, Tensor]]):
@@ -269,10 +292,6 @@ class AugmentedDataset(torch.utils.data.Dataset[tuple[Sample, Tensor]]):
         if index not in self._cache:
             self._cache[index] = self.dataset[index]
         return self._cache[index]
-
-
-def _jitter(spreads: tuple[float, float, float, float] | None) -> tuple[Transform, ...]:
-    return () if spreads is None or not any(spreads) else (ColourJitter(*spreads),)
 
 
 def _scaled(sample: Sample, factor: float, interpolation: Interpolation, antialias: bool) -> Sample:

@@ -49,7 +49,8 @@ class VOCDataset(Dataset):
                 remedy = "Choose the folder that has JPEGImages and ImageSets/Segmentation (VOCdevkit/VOC2012)"
                 raise UserError("there is no such folder", where=folder, remedy=remedy)
         self.list_file = lists / f"{self.split}.txt"
-        check_split(self.split, (path.stem for path in lists.glob("*.txt")), root, self.list_file)
+        known = (path.stem for path in lists.glob("*.txt"))
+        check_split(self.split, known, root, f"list its images in {self.list_file}")
         self.classes = self._named_classes(classes)
         self._listing = read_ids(self.list_file)
         self.ids = unique(self._listing)

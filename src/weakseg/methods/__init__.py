@@ -1,1 +1,1 @@
-"""methods room."""
+"""How weak labels teach: one localisation method a file, behind the interface ``Method``."""

@@ -1,6 +1,7 @@
 """Any timm model as a fully convolutional backbone at output stride 8, 16 or 32."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,14 +9,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import weakseg.networks.resnet38  # noqa: F401  (makes its name known to timm)
+from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
 from weakseg.networks.dilate import dilate, power_of_two
+from weakseg.networks.freeze import freeze_modules
 from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
 from weakseg.ops.maps import padded_size
 from weakseg.registry import near_matches
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNUSUAL = (129, 161)  # height and width that no model is made for
 
 
 class Backbone(nn.Module):
@@ -60,10 +64,12 @@ class Backbone(nn.Module):
         if weights not in ("timm", "none"):
             load_backbone_weights(self.model, read_weights(Path(weights), sha256), weights)
         self.channels = int(self.model.num_features)
+        self._check_size()
         config = cast("dict[str, Any]", getattr(self.model, "pretrained_cfg", {}))
         self.mean = tuple(mean or config.get("mean", IMAGENET_MEAN))
         self.std = tuple(std or config.get("std", IMAGENET_STD))
-        self._freeze(freeze)
+        freeze_modules(self.model, freeze, f"backbone '{name}'")
+        freeze_affine(self, batchnorm)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, D, h, w) features."""
@@ -87,14 +93,13 @@ class Backbone(nn.Module):
         hold_statistics(self, self.batchnorm)
         return self
 
-    def _freeze(self, prefixes: Sequence[str]) -> None:
-        modules = dict(self.model.named_modules())
-        for prefix in prefixes:
-            if prefix not in modules:
-                top = [name for name in modules if name and name.count(".") <= prefix.count(".")]
-                raise UserError(f"backbone '{self.name}' has no module '{prefix}'", remedy=near_matches(prefix, top))
-            modules[prefix].requires_grad_(False)
-        freeze_affine(self, self.batchnorm)
+    def _check_size(self) -> None:
+        """See that images need not have the size that the model was made for."""
+        height, width = UNUSUAL
+        with torch.no_grad(), _refused(f"backbone '{self.name}' does not take images of {width} x {height} pixels"):
+            features = self(torch.zeros(1, 3, height, width))
+            if features.ndim != 4 or features.shape[1] != self.channels:
+                raise ValueError(f"its features are {tuple(features.shape)}")
 
     def _whole_patches(self, images: Tensor) -> Tensor:
         """Transformers cut the image into patches: a side that these do not fill is stretched up to the next patch."""
@@ -120,30 +125,44 @@ def _create(name: str, stride: int | None, options: dict[str, Any], *, pretraine
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}'", remedy=near_matches(name, timm.list_models()))
     build = _Builder(name, options, pretrained)
-    try:
+    with _refused(f"backbone '{name}' cannot be built", bool(options)):
         own = build()
-    except TypeError as error:
-        raise UserError(
-            f"backbone '{name}' cannot be built ({error})", remedy="Correct the backbone's options"
-        ) from error
-    own_stride = _stride(own)
+    with _refused(f"backbone '{name}' gives no feature map", bool(options)):
+        own_stride = _stride(own)
     if stride is None or stride == own_stride:
         return own, own_stride
-    try:
-        model = build(output_stride=stride)
-    except (TypeError, AssertionError, NotImplementedError):
-        model = own
-        try:
-            dilate(model, _example(model), stride)
-        except ValueError:
-            model = own
-    reached = _stride(model)
+    with _refused(f"backbone '{name}' cannot run at output stride {stride}"):
+        model = _dilated(build, own, stride)
+        reached = _stride(model)
     if reached != stride:
         raise UserError(
             f"backbone '{name}' cannot run at output stride {stride}",
             remedy=f"Set output_stride to {own_stride} or choose a convolutional backbone",
         )
     return model, reached
+
+
+def _dilated(build: "_Builder", own: Any, stride: int) -> Any:  # noqa: ANN401
+    """The model with a finer feature map, by timm's means or else by ours."""
+    try:
+        return build(output_stride=stride)
+    except (TypeError, AssertionError, NotImplementedError):
+        with suppress(ValueError):
+            dilate(own, _example(own), stride)
+        return own
+
+
+@contextmanager
+def _refused(problem: str, has_options: bool = False) -> Iterator[None]:
+    """A model that does not fit makes timm and torch raise nearly anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        remedy = "Correct backbone.options" if has_options else "Choose another backbone, such as a ResNet"
+        raise UserError(f"{problem} ({reason})", remedy=remedy) from error
 
 
 class _Builder:

@@ -9,14 +9,19 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import weakseg.networks.resnet38  # noqa: F401  (makes its name known to timm)
+from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
-from weakseg.networks.backbone import IMAGENET_MEAN, IMAGENET_STD
+from weakseg.networks.freeze import freeze_modules
 from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
+from weakseg.ops.maps import padded_size
 from weakseg.registry import find, near_matches
 
 MULTIPLE = 32
+SMALLEST = {"pan": 128}  # sides below which a decoder's own pooling leaves nothing
 NETWORKS: Mapping[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+PROBE = 128
 ATROUS = frozenset({"deeplabv3", "deeplabv3plus"})
 
 
@@ -30,6 +35,7 @@ class SegmentationNetwork(nn.Module):
         weights: ``"timm"``, a local file, or ``"none"``; see ``Backbone``.
         output_stride: Of the encoder, 8 or 16, for the DeepLab decoders; the others use all of its stages.
         batchnorm: How the encoder's batch normalisation behaves; see ``Backbone``. The decoder's is always trained.
+        freeze: Prefixes of the encoder's module names; see ``Backbone``.
         mean: Mean of the normalised image's RGB channels; ``None`` takes the encoder's own.
         std: Standard deviation, likewise.
         sha256: Expected checksum of a local weights file.
@@ -49,6 +55,7 @@ class SegmentationNetwork(nn.Module):
         weights: str = "timm",
         output_stride: int | None = 16,
         batchnorm: NormMode = "statistics",
+        freeze: Sequence[str] = (),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         sha256: str | None = None,
@@ -65,23 +72,25 @@ class SegmentationNetwork(nn.Module):
         self.model = _create(name, encoder, num_outputs, settings, pretrained=weights == "timm")
         if weights not in ("timm", "none"):
             load_backbone_weights(self.encoder, read_weights(Path(weights), sha256), weights)
-        self.batchnorm = batchnorm
+        self.batchnorm, self.smallest = batchnorm, SMALLEST.get(name, MULTIPLE)
         config = timm.get_pretrained_cfg(encoder)
         self.mean = tuple(mean or (config.mean if config else IMAGENET_MEAN))
         self.std = tuple(std or (config.std if config else IMAGENET_STD))
+        freeze_modules(self.encoder, freeze, f"the segmenter's encoder '{encoder}'")
         freeze_affine(self.encoder, batchnorm)
 
     @property
     def encoder(self) -> nn.Module:
         """The part that starts from pretrained weights."""
-        encoder: nn.Module = self.model.encoder.model
-        return encoder
+        features: nn.Module = self.model.encoder.model
+        wrapped = getattr(features, "model", None)  # timm's feature getters keep the whole model inside
+        return wrapped if isinstance(wrapped, nn.Module) else features
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to (B, K, H, W) logits; inside, zeros pad the sides to a multiple of 32."""
+        """(B, 3, H, W) normalised images to (B, K, H, W) logits; inside, zeros pad the sides as the decoder needs."""
         height, width = images.shape[-2:]
-        padded = nn.functional.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-        logits: Tensor = self.model(padded)
+        below, right = (max(padded_size(side, MULTIPLE), self.smallest) - side for side in (height, width))
+        logits: Tensor = self.model(nn.functional.pad(images, (0, right, 0, below)))
         return logits[..., :height, :width]
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
@@ -101,8 +110,8 @@ def _create(name: str, encoder: str, num_outputs: int, settings: dict[str, Any],
             **settings,
         )
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))
-    except (TypeError, ValueError, AssertionError, NotImplementedError, RuntimeError, OSError) as error:
+            model.eval()(torch.zeros(1, 3, PROBE, PROBE))
+    except (TypeError, ValueError, AssertionError, AttributeError, LookupError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"decoder '{name}' on encoder '{encoder}' cannot be built ({reason})",

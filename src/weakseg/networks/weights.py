@@ -1,4 +1,4 @@
-"""Initial weights from a local file: safetensors, or a PyTorch file that holds tensors only."""
+"""Initial weights from a local file: safetensors, a PyTorch file that holds tensors only, or MXNet's ``.params``."""
 
 import hashlib
 import json
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from weakseg.data.files import write_bytes
 from weakseg.errors import UserError
+from weakseg.networks.convert import convert_resnet38, is_resnet38
+from weakseg.networks.mxnet import parse_params
 
 Weights = Mapping[str, Tensor]
 
 
 def read_weights(path: Path, sha256: str | None = None, prefix: str = "") -> dict[str, Tensor]:
-    """Tensors by name from a ``.safetensors`` or tensors-only ``.pth`` file; nothing is unpickled.
+    """Tensors by name from a ``.safetensors``, tensors-only ``.pth`` or MXNet ``.params`` file; nothing is unpickled.
 
     Args:
         path: The file.
@@ -39,6 +41,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        if path.suffix == ".params":
+            return parse_params(path.read_bytes())
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise UserError(
@@ -59,12 +63,14 @@ def checksum(path: Path) -> str:
 def load_backbone_weights(module: nn.Module, weights: Weights, where: str | Path) -> None:
     """Put ImageNet-like weights into a backbone; a classifier in the file is left over.
 
-    Names are compared with ``.`` and ``_`` alike, because feature extractors flatten module names.
+    Names are compared with ``.`` and ``_`` alike, because feature extractors flatten module names. A ResNet38 may also
+    have the names of the files that circulate; see ``convert_resnet38``.
 
     Raises:
         UserError: If tensors that the backbone needs are missing or have another shape.
     """
-    given = {_plain(name): tensor for name, tensor in weights.items()}
+    known = convert_resnet38(weights) if is_resnet38(weights) else weights
+    given = {_plain(name): tensor for name, tensor in known.items()}
     own = module.state_dict()
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     missing = [name for name in needed if _plain(name) not in given]

@@ -1,23 +1,6 @@
 """Learning rates over the steps of a training."""
 
 import math
-from typing import NamedTuple
-
-
-class GroupMultipliers(NamedTuple):
-    """Share of the learning rate for each group of parameters, as in DeepLab and its descendants.
-
-    Attributes:
-        weights: Pretrained weights.
-        biases: Pretrained biases.
-        new_weights: Weights of new layers.
-        new_biases: Biases of new layers, which also go without weight decay.
-    """
-
-    weights: float = 1
-    biases: float = 2
-    new_weights: float = 10
-    new_biases: float = 20
 
 
 def poly_lr(base: float, step: int, max_step: int, power: float = 0.9, step_size: int = 1) -> float:

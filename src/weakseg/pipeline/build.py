@@ -1,7 +1,7 @@
 """From recipe sections to the things they describe."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,7 @@ from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
 from weakseg.networks.weights import checksum
 from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.pipeline.options import checked_options
-from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Recipe, Segment
-from weakseg.refine.registry import refiner_class
+from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Recipe, Segment, Training
 from weakseg.registry import find
 from weakseg.segment.losses import loss_function, loss_options
 from weakseg.segment.segmenter import Segmenter
@@ -48,29 +47,19 @@ def needs(chosen: Named) -> frozenset[WeakLabel]:
     return method_class(chosen.name).needs
 
 
-def refiner_steps(chosen: Sequence[Named]) -> list[tuple[str, dict[str, Any]]]:
-    """Names and options of the refiners, defaults filled in."""
-    return [
-        (step.name, checked_options(refiner_class(step.name), step.options, f"refine.{position}"))
-        for position, step in enumerate(chosen)
-    ]
-
-
 def check_settings(recipe: Recipe) -> None:
     """What can be seen to be wrong without building anything.
 
     Raises:
-        UserError: If decoder, loss, CRF set or an option is unknown, an augmentation is ambiguous, or seeds are wanted
+        UserError: If decoder, loss, CRF set or an option is unknown, or seeds are wanted
             of a split that is not there.
     """
-    check_augment(recipe.localize.train.augment, "localize.train.augment")
     for split in filter(None, (recipe.data.train, recipe.data.val)):
         protocol_name("seed", split)
     if "val" in recipe.evaluate.seeds and recipe.data.val is None:
         raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
     if recipe.segment is not None:
         segment = recipe.segment
-        check_augment(segment.train.augment, "segment.train.augment")
         backbone = segment.backbone or recipe.localize.backbone
         if segment.start == "localizer" and backbone.name != recipe.localize.backbone.name:
             raise UserError(
@@ -101,19 +90,22 @@ def check_augment(augment: Augment, where: str) -> None:
         raise UserError(f"from {low} to {high} is no range", where=where, remedy="Write [lowest, highest]")
 
 
-def check_batches(recipe: Recipe, images: int) -> None:
-    """See that there are enough training images.
+def check_trainings(trainings: Mapping[str, Training], images: int, devices: int) -> None:
+    """See that all trainings are possible.
+
+    Args:
+        trainings: By their section in the recipe.
+        images: How many there are.
+        devices: On how many they are trained.
 
     Raises:
-        UserError: If they do not fill one batch on every device.
+        UserError: If the size of training images is ambiguous, or the images do not fill one batch on every device.
     """
-    trainings = {"localize.train": recipe.localize.train}
-    if recipe.segment is not None:
-        trainings["segment.train"] = recipe.segment.train
     for where, training in trainings.items():
-        if images < training.batch * recipe.run.devices:
+        check_augment(training.augment, f"{where}.augment")
+        if images < training.batch * devices:
             raise UserError(
-                f"{images} training images do not fill one batch of {training.batch} on {recipe.run.devices} device(s)",
+                f"{images} training images do not fill one batch of {training.batch} on {devices} device(s)",
                 where="recipe",
                 remedy=f"Lower {where}.batch",
             )
@@ -129,7 +121,7 @@ def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Met
 
 def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -> Segmenter:
     """The segmenter with its initial weights."""
-    encoder = backbone.model_dump(exclude={"name", "freeze"})
+    encoder = backbone.model_dump(exclude={"name"})
     stride = encoder.pop("output_stride")
     network = SegmentationNetwork(
         settings.network.name,
@@ -152,6 +144,7 @@ def transform(augment: Augment, network: Normalising, *, masks: bool = False) ->
         **size,
         flip=augment.flip,
         jitter=jitter,
+        padding=augment.padding,
         mean=network.mean,
         std=network.std,
     )

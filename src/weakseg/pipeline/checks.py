@@ -15,7 +15,13 @@ USUAL_SPLITS = ("train", "val")
 
 
 def audit_folder(
-    root: Path, *, kind: str, splits: Sequence[str] | None, needs: Sequence[str], reporter: Reporter
+    root: Path,
+    *,
+    kind: str,
+    splits: Sequence[str] | None,
+    needs: Sequence[str],
+    allow_untagged: bool = False,
+    reporter: Reporter,
 ) -> AuditReport:
     """Check the splits of a data set.
 
@@ -24,6 +30,7 @@ def audit_folder(
         kind: ``"auto"``, ``"folder"`` or ``"voc"``.
         splits: Names of the splits, training first; ``None`` takes train and, where there is one, val.
         needs: Labels that training needs.
+        allow_untagged: Whether images may have an empty row of tags, showing none of the classes.
         reporter: Receives progress.
 
     Raises:
@@ -31,7 +38,7 @@ def audit_folder(
     """
     wanted = frozenset(_label(name) for name in needs)
     datasets = [open_dataset(kind, root, split) for split in splits] if splits else _usual(root, kind)
-    return audit_all(datasets, wanted, reporter)
+    return audit_all(datasets, wanted, reporter, allow_untagged=allow_untagged)
 
 
 def audit_all(

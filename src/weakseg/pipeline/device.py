@@ -31,6 +31,11 @@ class Device:
         return torch.device(self.kind)
 
     @property
+    def targets(self) -> list[torch.device]:
+        """All of them."""
+        return [torch.device(self.kind, index) for index in range(self.count)] if self.kind == "cuda" else [self.target]
+
+    @property
     def workers(self) -> int:
         """Loading processes: enough to feed a GPU, few beside a training that needs the cores itself."""
         return min(8, self.cores) if self.kind != "cpu" else self.cores // 8

@@ -14,8 +14,9 @@ from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.manifest import Manifest, fingerprint
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Segment
-from weakseg.refine.registry import create_chain
+from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Segment, Training
+from weakseg.pipeline.steps import Step, refiner_steps
+from weakseg.refine.refiner import TrainedRefiner
 from weakseg.segment.segmenter import Segmenter
 
 
@@ -43,21 +44,21 @@ class Experiment:
             raise UserError("is a file", where=self.folder, remedy="Choose another run.folder")
         self.device = choose_device(recipe.run.device, recipe.run.devices)
         self.method_options = build.method_options(recipe.localize.method)
-        self.steps = build.refiner_steps(recipe.refine)
-        create_chain(self.steps)
+        self.steps = refiner_steps(recipe)
         build.check_settings(recipe)
+        self._refiners: dict[str, TrainedRefiner] = {}
         self.needs = build.needs(recipe.localize.method)
         self.manifest = Manifest(self.folder)
         self.train_set = self._open(recipe.data.train)
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
-        build.check_batches(recipe, len(self.train_set))
+        build.check_trainings(self._trainings(), len(self.train_set), recipe.run.devices)
         self.data = self._audited()
 
     def resolved(self) -> Recipe:
         """The recipe with the options of method and refiners filled in."""
         method = Named(name=self.recipe.localize.method.name, **self.method_options)
         localize = self.recipe.localize.model_copy(update={"method": method})
-        refine = tuple(Named(name=name, **options) for name, options in self.steps)
+        refine = tuple(step.named() for step in self.steps)
         return self.recipe.model_copy(update={"localize": localize, "refine": refine})
 
     @property
@@ -95,6 +96,18 @@ class Experiment:
         torch.manual_seed(self.recipe.seed)
         return build.segmenter(self.segment, self.segmenter_backbone, len(self.train_set.classes))
 
+    def refiner(self, step: Step) -> TrainedRefiner:
+        """A trained refiner, with its initial weights."""
+        if step.key not in self._refiners:
+            torch.manual_seed(self.recipe.seed)
+            self._refiners[step.key] = step.untrained()
+        return self._refiners[step.key]
+
+    @property
+    def tells_objects(self) -> bool:
+        """Whether a refiner is asked to tell objects apart."""
+        return any(step.options.get("instances") for step in self.steps)
+
     @property
     def segment(self) -> Segment:
         """The recipe's section, which must be there."""
@@ -105,6 +118,16 @@ class Experiment:
     def segmenter_backbone(self) -> BackboneSettings:
         """The segmenter's own, or else the localiser's."""
         return self.segment.backbone or self.recipe.localize.backbone
+
+    def _trainings(self) -> dict[str, Training]:
+        """All trainings, by their section in the recipe."""
+        found = {"localize.train": self.recipe.localize.train}
+        for position, step in enumerate(self.steps):
+            if step.learning is not None:
+                found[f"refine.{position}.train"] = step.learning.train
+        if self.recipe.segment is not None:
+            found["segment.train"] = self.recipe.segment.train
+        return found
 
     def _open(self, split: str) -> Dataset:
         return open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)

@@ -1,23 +1,30 @@
 """Trained networks at work: maps, pseudo-masks and predictions, image by image, resumable."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from weakseg.data.colour import Triple, normalised
 from weakseg.data.dataset import Dataset
 from weakseg.data.images import image_size, write_mask
 from weakseg.data.sample import Batch, Sample, collate
 from weakseg.methods.method import Method, Views
+from weakseg.networks.backbone import Backbone
 from weakseg.ops.crf import dense_crf
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import Predict
+from weakseg.pipeline.steps import Step
+from weakseg.refine.refiner import TrainedRefiner
 from weakseg.segment.segmenter import Segmenter
 
+Network = TypeVar("Network", bound=nn.Module)
 NEGLIGIBLE = 1e-3
 
 
@@ -29,6 +36,17 @@ def maps_path(folder: Path, image_id: str) -> Path:
 def mask_path(folder: Path, image_id: str) -> Path:
     """Where the pseudo-mask of an image is."""
     return folder / "masks" / f"{image_id}.png"
+
+
+def instances_path(folder: Path, image_id: str) -> Path:
+    """Where the list of an image's objects is; their picture stands beside it."""
+    return folder / "instances" / f"{image_id}.json"
+
+
+def label_path(folder: Path, step: Step, image_id: str) -> Path:
+    """Where that is from which a trained refiner learns."""
+    assert issubclass(step.kind, TrainedRefiner)
+    return folder / "labels" / step.key / f"{image_id}.{'png' if step.kind.target == 'mask' else 'npz'}"
 
 
 def prediction_path(folder: Path, image_id: str) -> Path:
@@ -55,16 +73,14 @@ def _unfinished(
     return [(dataset, ids) for dataset, ids in groups if not all(result(image_id).exists() for image_id in ids)]
 
 
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(..., 3, H, W) uint8 to float32 with the backbone's mean and deviation."""
-    shape = (3, 1, 1)
-    return (images.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+def ready(network: Network, device: Device) -> Network:
+    """A trained network, moved to where it is to compute."""
+    return network.to(device.target).to(memory_format=torch.channels_last).eval()
 
 
-def as_batch(samples: Sequence[Sample], num_classes: int, mean: Sequence[float], std: Sequence[float]) -> Batch:
+def as_batch(samples: Sequence[Sample], num_classes: int, mean: Triple, std: Triple) -> Batch:
     """Samples of one size as the networks want them."""
-    ready = [Sample(**{**vars(sample), "image": normalised(sample.image, mean, std)}) for sample in samples]
-    return collate(ready, num_classes)
+    return collate([replace(sample, image=normalised(sample.image, mean, std)) for sample in samples], num_classes)
 
 
 def localize(
@@ -83,19 +99,39 @@ def localize(
     Returns:
         Number of images worked on.
     """
-    method = method.to(device.target).to(memory_format=torch.channels_last).eval()
+    method = ready(method, device)
     todo = _unfinished(datasets, batch, partial(maps_path, folder))
     total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
     with reporter.track("localize", total, total - new) as bar:
         for dataset, ids in todo:
             samples = [dataset.sample(image_id) for image_id in ids]
-            ready = as_batch(samples, len(dataset.classes), method.backbone.mean, method.backbone.std)
+            images = as_batch(samples, len(dataset.classes), method.backbone.mean, method.backbone.std)
             with device.autocast(precision):
-                found = method.localize(ready.to(device.target), views)
+                found = method.localize(images.to(device.target), views)
             for image_id, maps in zip(ids, found, strict=True):
                 maps.save(maps_path(folder, image_id))
             bar.advance(len(ids))
     return new
+
+
+@torch.no_grad()
+def calibrate_refiner(refiner: TrainedRefiner, dataset: Dataset, batch: int, device: Device) -> None:
+    """Let a refiner that was just trained look at the top left corner of every image, if it wants to."""
+    side = refiner.calibration_crop()
+    if side is not None:
+        refiner.to(device.target).eval()
+        refiner.calibrate(_corners(dataset, side, batch, refiner.backbone, device))
+
+
+def _corners(dataset: Dataset, side: int, batch: int, backbone: Backbone, device: Device) -> Iterator[Tensor]:
+    """Batches of (B, 3, side, side) images; a last one that is not full is left out unless it is the only one."""
+    size = min(batch, len(dataset))
+    for start in range(0, len(dataset) - size + 1, size):
+        corners = torch.zeros(size, 3, side, side)
+        for place, image_id in zip(corners, dataset.ids[start : start + size], strict=True):
+            image = normalised(dataset.sample(image_id).image[:, :side, :side], backbone.mean, backbone.std)
+            place[:, : image.shape[1], : image.shape[2]] = image
+        yield corners.to(device.target)
 
 
 def predict_datasets(
@@ -122,7 +158,7 @@ def predict_datasets(
     Returns:
         Number of images worked on.
     """
-    segmenter = segmenter.to(device.target).to(memory_format=torch.channels_last).eval()
+    segmenter = ready(segmenter, device)
     todo = _unfinished(datasets, settings.batch, partial(prediction_path, folder))
     total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
     with reporter.track("predict", total, total - new) as bar:
@@ -145,7 +181,7 @@ def predict_images(
     """Segment images of one size.
 
     Args:
-        segmenter: A trained segmenter.
+        segmenter: A trained segmenter, on the device; see ``ready``.
         images: (3, H, W) uint8 each.
         settings: Scales, flips, CRF.
         device: Where to compute.
@@ -155,9 +191,9 @@ def predict_images(
         For each image (H, W) uint8 mask values.
     """
     network = segmenter.network
-    ready = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
+    batch = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
     with device.autocast(settings.precision):
-        probabilities = segmenter.predict(ready, settings.scales, settings.flip, settings.merge)
+        probabilities = segmenter.predict(batch, settings.scales, settings.flip, settings.merge)
     for image, scores, allowed in zip(images, probabilities, tags or [None] * len(images), strict=True):
         values = torch.arange(len(scores), device=scores.device)
         if allowed is not None:

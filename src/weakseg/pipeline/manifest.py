@@ -31,8 +31,21 @@ class Manifest:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.stages = _read(folder / MANIFEST)
-        self.timings = _read(folder / TIMINGS)
+        self.stages: dict[str, Any] = {}
+        self.reload()
+
+    def reload(self, kept: Sequence[str] = ()) -> None:
+        """Read the file, again; another process may have written to it.
+
+        Args:
+            kept: Stages that stay as they were noted here.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        noted = {stage: self.stages[stage] for stage in kept}
+        self.stages = {**_read(self.folder / MANIFEST), **noted}
+        self.timings = _read(self.folder / TIMINGS)
 
     def done(self, stage: str, inputs: str) -> bool:
         """Whether the stage is finished for these inputs."""

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from weakseg.errors import UserError
 from weakseg.registry import near_matches
+
+Model = type[BaseModel] | None
 
 
 class Section(BaseModel):
@@ -55,3 +57,23 @@ def recipe_error(error: ValidationError, where: str, known: list[str]) -> UserEr
         where="recipe",
         remedy="Correct the value",
     )
+
+
+def known_keys(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Keys of ``model`` that would have been allowed where the first unknown one stands."""
+    place: Model = model
+    for part in error.errors()[0]["loc"][:-1]:
+        place = model_below(place, str(part))
+    return [] if place is None else list(place.model_fields)
+
+
+def model_below(model: Model, key: str) -> Model:
+    """The model of what stands under a key of another one, if it has one."""
+    found = annotation(model, key)
+    models = [each for each in (found, *get_args(found)) if isinstance(each, type)]
+    return next((each for each in models if issubclass(each, BaseModel)), None)
+
+
+def annotation(model: Model, key: str) -> Any:  # noqa: ANN401
+    """The type of what stands under a key; ``None`` if the model does not say."""
+    return model.model_fields[key].annotation if model is not None and key in model.model_fields else None

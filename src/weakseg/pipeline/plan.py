@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from weakseg import __version__
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.manifest import fingerprint
+from weakseg.pipeline.steps import Learning, Step
 from weakseg.pipeline.work import Work
 
 Until = Literal["localize", "refine", "segment", "evaluate", "report"]
@@ -39,7 +41,8 @@ class Stage:
 def plan(experiment: Experiment, until: Until) -> list[Stage]:
     """All stages up to the one that ``until`` names."""
     work = Work(experiment)
-    stages = [*_labelling(experiment, work), *_segmenting(experiment, work)]
+    stages = _labelling(experiment, work)
+    stages += _segmenting(experiment, work, stages[-1].inputs)
     stages += _telling(experiment, work, fingerprint(stages=[stage.inputs for stage in stages]))
     names = [stage.name for stage in stages]
     last = LAST_STAGE[until] if LAST_STAGE[until] in names else "masks"
@@ -51,7 +54,7 @@ def _common(experiment: Experiment) -> dict[str, object]:
         "version": __version__,
         "seed": experiment.recipe.seed,
         "classes": experiment.train_set.classes.names,
-        "precision": experiment.device.kind,
+        "device": experiment.device.kind,
     }
 
 
@@ -74,21 +77,46 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
-    masks = fingerprint(maps=maps, steps=experiment.steps)
-    return [
+    stages = [
         Stage("localizer", localizer, _trained("localizer"), work.train_localizer),
         Stage("maps", maps, ("maps",), work.localize),
-        Stage("masks", masks, ("masks",), work.refine),
+    ]
+    steps: list[object] = []
+    for step in experiment.steps:
+        learning = [] if step.learning is None else _learning(experiment, work, step, step.learning, maps, steps)
+        steps.append([step.name, step.options, *(stage.inputs for stage in learning)])
+        stages += learning
+    masks = fingerprint(maps=maps, steps=steps)
+    if experiment.tells_objects:
+        stages.append(Stage("instances", masks, ("instances",), work.tell_objects))
+    return [*stages, Stage("masks", masks, ("masks",), work.refine)]
+
+
+def _learning(
+    experiment: Experiment, work: Work, step: Step, learning: Learning, maps: str, before: list[object]
+) -> list[Stage]:
+    """What a trained refiner learns from, and its training."""
+    labels = fingerprint(maps=maps, before=before, name=step.name, options=step.training_options())
+    trained = fingerprint(
+        **_common(experiment),
+        labels=labels,
+        backbone=build.backbone_inputs(learning.backbone),
+        start=learning.start,
+        train=learning.train.model_dump(exclude={"workers"}),
+    )
+    return [
+        Stage(f"{step.key}-labels", labels, (f"labels/{step.key}",), partial(work.label, step)),
+        Stage(step.key, trained, _trained(step.key), partial(work.train_refiner, step)),
     ]
 
 
-def _segmenting(experiment: Experiment, work: Work) -> list[Stage]:
+def _segmenting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
     if experiment.recipe.segment is None:
         return []
     settings = experiment.recipe.segment
     segmenter = fingerprint(
         **_common(experiment),
-        masks=_labelling(experiment, work)[-1].inputs,
+        masks=masks,
         network=settings.model_dump(include={"network", "loss", "head_factor", "start"}),
         backbone=build.backbone_inputs(experiment.segmenter_backbone),
         train=settings.train.model_dump(exclude={"workers"}),

@@ -14,7 +14,7 @@ from weakseg.errors import UserError
 from weakseg.networks.weights import load_weights, read_about
 from weakseg.pipeline import build
 from weakseg.pipeline.device import choose_device
-from weakseg.pipeline.inference import predict_images
+from weakseg.pipeline.inference import predict_images, ready
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import Recipe, load_recipe
 from weakseg.report.pictures import overlay_mask
@@ -49,7 +49,7 @@ def predict_files(
     recipe, segmenter = load_segmenter(run_folder)
     files = _matching(images)
     chosen = choose_device(device, 1)
-    segmenter = segmenter.to(chosen.target)
+    segmenter = ready(segmenter, chosen)
     assert recipe.segment is not None
     with reporter.track("predict", len(files)) as bar:
         for name, path in files.items():
@@ -66,10 +66,10 @@ def predict_files(
 
 
 def load_segmenter(run_folder: Path) -> tuple[Recipe, Segmenter]:
-    """The recipe of a run and its trained segmenter, ready to predict.
+    """The recipe of a run and its trained segmenter.
 
     Raises:
-        UserError: If the folder has none.
+        UserError: If the folder has none, or its weights do not say which classes they tell apart.
     """
     weights, recipe_file = run_folder / "segmenter.safetensors", run_folder / "recipe.yaml"
     if not weights.is_file() or not recipe_file.is_file():
@@ -77,12 +77,14 @@ def load_segmenter(run_folder: Path) -> tuple[Recipe, Segmenter]:
     recipe = load_recipe(recipe_file)
     if recipe.segment is None:
         raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
-    classes = read_about(weights)["classes"].split("\n")
+    classes = read_about(weights).get("classes")
+    if classes is None:
+        raise UserError("names no classes in its header", where=weights, remedy="Train the segmenter again")
     backbone = recipe.segment.backbone or recipe.localize.backbone
     untrained = backbone.model_copy(update={"weights": "none", "sha256": None})
-    segmenter = build.segmenter(recipe.segment, untrained, len(classes))
+    segmenter = build.segmenter(recipe.segment, untrained, len(classes.split("\n")))
     load_weights(segmenter, weights)
-    return recipe, segmenter.eval()
+    return recipe, segmenter
 
 
 def _matching(images: Sequence[str]) -> dict[str, Path]:

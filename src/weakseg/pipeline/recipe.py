@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from weakseg.errors import UserError
 from weakseg.networks.norm import NormMode
-from weakseg.pipeline.options import Section, recipe_error
+from weakseg.pipeline.options import Section, known_keys, recipe_error
+from weakseg.pipeline.overrides import override
 from weakseg.registry import near_matches
 
 Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(lambda value: str(value))]
@@ -36,6 +37,19 @@ class Named(BaseModel):
 Choice = Annotated[Named, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
 
 
+class Choosing(Section):
+    """A section where options without a name belong to the choice that is the default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:  # noqa: ANN401
+        if not isinstance(given, dict):
+            return given
+        usual = {key: field.default.name for key, field in cls.model_fields.items() if isinstance(field.default, Named)}
+        unnamed = {key: given[key] for key in usual if isinstance(given.get(key), dict)}
+        return {**given, **{key: {"name": usual[key], **options} for key, options in unnamed.items()}}
+
+
 class Data(Section):
     """Where the images and their labels are."""
 
@@ -49,7 +63,8 @@ class Data(Section):
 class BackboneSettings(Section):
     """The network's body and its initial weights; see ``Backbone``.
 
-    ``freeze`` concerns the localiser alone, and ``output_stride`` of a segmenter its DeepLab decoders alone.
+    For a segmenter that has no backbone of its own these are its encoder's settings, too, ``freeze`` included;
+    ``output_stride`` then concerns the DeepLab decoders alone.
     """
 
     name: str = "resnet50"
@@ -67,7 +82,8 @@ class Augment(Section):
     """How training images are varied.
 
     ``resize`` draws the longer side in pixels, ``scale`` a factor; without either, a localiser's images are resized to
-    256 to 512 pixels and a segmenter's by 0.5 to 1.5.
+    256 to 512 pixels and a segmenter's by 0.5 to 1.5. ``padding`` is the colour around an image that is smaller than
+    the crop.
     """
 
     crop: Positive = 448
@@ -78,6 +94,7 @@ class Augment(Section):
     contrast: Annotated[float, Field(ge=0)] = 0.0
     saturation: Annotated[float, Field(ge=0)] = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    padding: Literal["mean", "black"] = "mean"
 
 
 class Training(Section):
@@ -102,7 +119,7 @@ class Training(Section):
     augment: Augment = Augment()
 
 
-class Localize(Section):
+class Localize(Choosing):
     """The method, its training, and the views from which its maps are merged.
 
     ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
@@ -130,7 +147,7 @@ class Predict(Section):
     precision: Precision = "auto"
 
 
-class Segment(Section):
+class Segment(Choosing):
     """The segmenter, its loss and its training; ``backbone`` defaults to the localiser's.
 
     ``start: localizer`` takes the encoder's initial weights from the trained localiser (as MCTformer does), which
@@ -194,20 +211,20 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     Args:
         source: A YAML file or a mapping.
-        overrides: Such as ``"localize.train.epochs=5"``; values are YAML.
+        overrides: Such as ``"localize.train.epochs=5"``; see ``override``.
 
     Raises:
         UserError: For unknown keys (near matches named), wrong values, a missing or malformed file.
     """
     tree = _copy(_read(Path(source)) if isinstance(source, str | Path) else source)
-    for override in overrides:
-        _set(tree, override)
+    for setting in overrides:
+        override(tree, setting, Recipe)
     try:
         recipe = Recipe.model_validate(_segment_none(tree))
         filled = _fill(recipe.model_dump(), recipe.model_dump())
         return Recipe.model_validate(filled)
     except ValidationError as error:
-        raise recipe_error(error, "", _known_keys(error)) from error
+        raise recipe_error(error, "", known_keys(Recipe, error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -225,26 +242,11 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _copy(value: Any) -> Any:  # noqa: ANN401
     """The same settings, what a YAML anchor shares written twice, so that an override of one leaves the other alone."""
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
-
-
-def _set(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'--set {override}' has no value", remedy="Write --set section.key=value")
-    *sections, last = key.strip().split(".")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"'--set {override}' is not YAML", remedy="Quote the value") from error
-    for section in sections:
-        below = tree.setdefault(section, {})
-        if not isinstance(below, dict):
-            below = tree[section] = {"name": below} if isinstance(below, str) else {}
-        tree = below
-    tree[last] = value
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _segment_none(tree: dict[str, Any]) -> dict[str, Any]:
@@ -268,20 +270,13 @@ def _look_up(key: str, root: dict[str, Any], within: tuple[str, ...]) -> str:
     try:
         found = reduce(lambda tree, part: tree[part], key.split("."), root)
     except (KeyError, TypeError) as error:
-        raise UserError(f"'${{{key}}}' refers to nothing", where="recipe", remedy=near_matches(key, root)) from error
+        near = near_matches(key, _dotted(root))
+        remedy = near if near.startswith("Did") else near_matches(key, root)
+        raise UserError(f"'${{{key}}}' refers to nothing", where="recipe", remedy=remedy) from error
     return str(_fill(found, root, (*within, key)))
 
 
-def _known_keys(error: ValidationError) -> list[str]:
-    """Keys that would have been allowed where the first unknown one stands."""
-    model: Any = Recipe
-    for part in error.errors()[0]["loc"][:-1]:
-        annotation = (
-            model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else None
-        )
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        sections = [option for option in options if isinstance(option, type) and issubclass(option, Section)]
-        if not sections:
-            return []
-        model = sections[0]
-    return list(model.model_fields)
+def _dotted(tree: dict[str, Any]) -> list[str]:
+    """All keys, those within sections as ``section.key``."""
+    below = [f"{key}.{name}" for key, value in tree.items() if isinstance(value, dict) for name in _dotted(value)]
+    return [*tree, *below]

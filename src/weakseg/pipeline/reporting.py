@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from weakseg.data.dataset import Dataset
@@ -63,8 +64,6 @@ def report_data(
 
 def read_saved_environment(folder: Path) -> dict[str, str]:
     """Versions and data fingerprints that the run noted in its ``recipe.yaml``."""
-    import yaml
-
     saved = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     return dict(saved.get("environment") or {})
 

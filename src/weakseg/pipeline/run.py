@@ -1,6 +1,5 @@
 """From a recipe to a run folder: the stages, in order, each skipped when its result is already there."""
 
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -62,6 +61,7 @@ def run(
     stages = plan(experiment, until)
     _build_networks(experiment, [stage for stage in stages if not stage.done(experiment)])
     with sole_user(experiment.folder):
+        experiment.manifest.reload(kept=("audit",))
         remove_unfinished(experiment.folder)
         _write_recipe(experiment)
         for stage in stages:
@@ -97,6 +97,9 @@ def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
     names = {stage.name for stage in due}
     if names & {"localizer", "maps"}:
         _ = experiment.method
+    for step in experiment.steps:
+        if step.key in names:
+            experiment.refiner(step)
     if names & {"segmenter", "predictions"}:
         _ = experiment.segmenter
 
@@ -129,9 +132,13 @@ def _do(stage: Stage, experiment: Experiment) -> None:
     )
 
 
-def _peak_memory(device: str) -> int:
-    """Highest resident memory of this process so far, or of its GPU, in MB."""
+def _peak_memory(device: str) -> int | None:
+    """Highest resident memory of this process so far, or of its GPU, in MB; ``None`` where the system does not tell."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() // 2**20
+    if sys.platform == "win32":
+        return None
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)

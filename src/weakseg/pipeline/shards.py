@@ -1,42 +1,63 @@
-"""Refining many images at once, one process a core."""
+"""Refining many images at once: one process a core, or one a GPU that takes several images at a time."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from weakseg.data.images import read_image, write_mask
-from weakseg.data.maps import LocalizationMaps
+from weakseg.data.maps import LocalizationMaps, write_scores
 from weakseg.errors import UserError
 from weakseg.pipeline.device import Device
+from weakseg.pipeline.steps import Weighted
 from weakseg.refine.masks import pseudo_mask
-from weakseg.refine.refiner import Chain
-from weakseg.refine.registry import create_chain
+from weakseg.refine.refiner import Chain, Refiner, TrainedRefiner
 
-Steps = Sequence[tuple[str, dict[str, Any]]]
+Wanted = Literal["masks", "instances", "targets"]
+GPU_BATCH = 8
 
 
 @dataclass(frozen=True)
-class MaskJob:
-    """One image to refine: where it is, where its maps are, where the mask goes."""
+class Job:
+    """One image: where it is, where its maps are, where the result goes."""
 
     image: Path
     maps: Path
-    mask: Path
+    result: Path
 
 
-def refine_all(jobs: Sequence[MaskJob], steps: Steps, *, workers: int, device: Device) -> Iterator[int]:
-    """Refine every job's maps and write its mask; the result does not depend on the number of processes.
+@dataclass(frozen=True)
+class Refining:
+    """What is to be done with every image.
+
+    Attributes:
+        steps: Refiners, with the weights of those that were trained.
+        wanted: ``"masks"`` after all steps; ``"instances"``, of the step that tells objects apart; or ``"targets"``,
+            what the last step is to learn from.
+        classes: Names of the object classes.
+    """
+
+    steps: tuple[Weighted, ...]
+    wanted: Wanted
+    classes: tuple[str, ...]
+
+
+def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device: Device) -> Iterator[int]:
+    """Do every job; on a CPU the result does not depend on the number of processes.
 
     Args:
-        jobs: What to do.
-        steps: Names and options of the refiners.
-        workers: Processes on a CPU; a GPU is used by this process alone.
+        jobs: Images, and files that do not exist yet.
+        refining: What to do with them.
+        workers: Processes on a CPU; on GPUs there is one for each.
         device: Where to compute.
 
     Yields:
@@ -45,22 +66,27 @@ def refine_all(jobs: Sequence[MaskJob], steps: Steps, *, workers: int, device: D
     Raises:
         UserError: If an image cannot be read, the disk is full, or a process dies.
     """
-    if device.kind != "cpu" or workers < 2 or len(jobs) < 2 * workers:
-        chain = create_chain(steps)
-        for job in jobs:
-            _refine(job, chain, device.target)
-            yield 1
+    size = GPU_BATCH if device.kind != "cpu" else 1
+    groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    targets = [torch.device("cpu")] * workers if device.kind == "cpu" else device.targets
+    if len(targets) < 2 or len(groups) < 2 * len(targets):
+        worker = Worker(refining, targets[0])
+        for group in groups:
+            with one_thread():
+                worker(group)
+            yield len(group)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(steps,)) as pool:
+    queue = context.Queue()
+    for target in targets:
+        queue.put(target)
+    with ProcessPoolExecutor(len(targets), mp_context=context, initializer=_start, initargs=(refining, queue)) as pool:
         try:
-            futures = [pool.submit(_work, job) for job in jobs]
-            for future in as_completed(futures):
-                future.result()
-                yield 1
+            for done in as_completed([pool.submit(_work, group) for group in groups]):
+                yield done.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a refining process died; finished masks are kept",
+                "a refining process died; what was finished is kept",
                 remedy="Run again, with --set run.workers=1 if it recurs (in a script, guard it with __name__ == "
                 "'__main__')",
             ) from error
@@ -68,19 +94,78 @@ def refine_all(jobs: Sequence[MaskJob], steps: Steps, *, workers: int, device: D
             pool.shutdown(cancel_futures=True)
 
 
-_chain: Chain
-
-
-def _start(steps: Steps) -> None:
-    global _chain
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks round differently with more threads, and what one process makes is to equal what several make."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    _chain = create_chain(steps)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _work(job: MaskJob) -> None:
-    _refine(job, _chain, torch.device("cpu"))
+class Worker:
+    """Refiners on one device.
+
+    Args:
+        refining: What to do.
+        device: Where to compute.
+    """
+
+    def __init__(self, refining: Refining, device: torch.device) -> None:
+        self.device, self.classes = device, refining.classes
+        self.steps = [(step.name, _placed(step.ready(weights), device)) for step, weights in refining.steps]
+        self._do: Callable[[list[Tensor], list[LocalizationMaps], Sequence[Path]], None] = {
+            "masks": self._masks,
+            "instances": self._instances,
+            "targets": self._targets,
+        }[refining.wanted]
+
+    @torch.no_grad()
+    def __call__(self, jobs: Sequence[Job]) -> int:
+        """Do some jobs; returns their number."""
+        images = [read_image(job.image).to(self.device) for job in jobs]
+        maps = [LocalizationMaps.load(job.maps).to(self.device) for job in jobs]
+        self._do(images, maps, [job.result for job in jobs])
+        return len(jobs)
+
+    def _masks(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
+        for refined, result in zip(Chain(self.steps).refine_batch(images, maps), results, strict=True):
+            write_mask(result, pseudo_mask(refined).cpu())
+
+    def _instances(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
+        chain = Chain(self.steps)
+        for image, its_maps, result in zip(images, maps, results, strict=True):
+            found = chain.instances(image, its_maps)
+            assert found is not None
+            found.save(result, self.classes)
+
+    def _targets(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
+        *before, (_, learner) = self.steps
+        assert isinstance(learner, TrainedRefiner)
+        for _, step in before:
+            maps = step.refine_batch(images, maps)
+        for image, its_maps, result in zip(images, maps, results, strict=True):
+            target = learner.targets(image, its_maps).cpu()
+            write_mask(result, target) if learner.target == "mask" else write_scores(result, target)
 
 
-def _refine(job: MaskJob, chain: Chain, device: torch.device) -> None:
-    maps = chain.refine(read_image(job.image).to(device), LocalizationMaps.load(job.maps).to(device))
-    write_mask(job.mask, pseudo_mask(maps).cpu())
+def _placed(refiner: Refiner, device: torch.device) -> Refiner:
+    if isinstance(refiner, nn.Module):
+        refiner.to(device).eval()
+    return refiner
+
+
+_worker: Worker
+
+
+def _start(refining: Refining, devices: "Queue[torch.device]") -> None:
+    global _worker
+    os.environ["NUMBA_NUM_THREADS"] = "1"  # read when numba is imported, which only some refiners do
+    torch.set_num_threads(1)
+    _worker = Worker(refining, devices.get())
+
+
+def _work(jobs: Sequence[Job]) -> int:
+    return _worker(jobs)

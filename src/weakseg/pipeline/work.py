@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.files import write_json, write_text
-from weakseg.data.images import image_size, read_mask
-from weakseg.data.pseudo import PseudoMasks, WeaklyLabelled
+from weakseg.data.images import read_mask
+from weakseg.data.pseudo import PseudoMasks, TeacherScores, WeaklyLabelled
 from weakseg.data.sample import WeakLabel
 from weakseg.data.transforms import AugmentedDataset, Transform
 from weakseg.methods.method import Views
@@ -19,10 +20,20 @@ from weakseg.networks.weights import load_backbone_weights, load_weights, read_w
 from weakseg.pipeline import build
 from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
 from weakseg.pipeline.experiment import Experiment
-from weakseg.pipeline.inference import localize, maps_path, mask_path, predict_datasets, prediction_path
+from weakseg.pipeline.inference import (
+    calibrate_refiner,
+    instances_path,
+    label_path,
+    localize,
+    maps_path,
+    mask_path,
+    predict_datasets,
+    prediction_path,
+)
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.reporting import report_data
-from weakseg.pipeline.shards import MaskJob, refine_all
+from weakseg.pipeline.shards import Job, Refining, Wanted, refine_all
+from weakseg.pipeline.steps import Step, Weighted
 from weakseg.pipeline.training import train
 from weakseg.report.report import write_report
 
@@ -62,27 +73,37 @@ class Work:
             reporter=self.reporter,
         )
 
+    def label(self, step: Step) -> int:
+        """What a trained refiner learns from, to ``labels/<key>/``."""
+        wanted = Refining((*self._before(step), (step, None)), "targets", self.experiment.train_set.classes.names)
+        return self._refine(wanted, partial(label_path, self.folder, step), f"label for {step.key}")
+
+    def train_refiner(self, step: Step) -> int:
+        """Its labels to ``<key>.safetensors``."""
+        experiment, learning, labels = self.experiment, step.learning, partial(label_path, self.folder, step)
+        assert learning is not None
+        refiner = experiment.refiner(step)
+        if learning.start == "localizer":
+            self._start_from_localizer(refiner.backbone.model)
+        taught = PseudoMasks if refiner.target == "mask" else TeacherScores
+        transform = build.transform(learning.train.augment, refiner.backbone, masks=True)
+        dataset = self._augmented(taught(experiment.train_set, labels), transform, learning.train)
+        calibrate = partial(calibrate_refiner, refiner, experiment.train_set, learning.train.batch, experiment.device)
+        return self._train(refiner, dataset, learning.train, step.key, finish=calibrate)
+
+    def tell_objects(self) -> int:
+        """Maps of the training images to ``instances/``."""
+        return self._refine(self._refining("instances"), partial(instances_path, self.folder), "instances")
+
     def refine(self) -> int:
         """Maps of the training images to ``masks/``."""
-        experiment, dataset = self.experiment, self.experiment.train_set
-        jobs = [
-            MaskJob(dataset.paths(image_id)["image"], maps_path(self.folder, image_id), mask)
-            for image_id in dataset.ids
-            if not (mask := mask_path(self.folder, image_id)).exists()
-        ]
-        workers = self.recipe.run.workers or experiment.device.cores
-        with self.reporter.track("refine", len(dataset), len(dataset) - len(jobs)) as bar:
-            for done in refine_all(jobs, experiment.steps, workers=workers, device=experiment.device):
-                bar.advance(done)
-        return len(jobs)
+        return self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
 
     def train_segmenter(self) -> int:
         """Pseudo-masks to ``segmenter.safetensors``."""
         segmenter, settings = self.experiment.segmenter, self.experiment.segment.train
         if self.experiment.segment.start == "localizer":
-            localizer = self.folder / "localizer.safetensors"
-            body = read_weights(localizer, prefix="backbone.model.")
-            load_backbone_weights(segmenter.network.encoder, body, localizer)
+            self._start_from_localizer(segmenter.network.encoder)
         pseudo = PseudoMasks(self.experiment.train_set, partial(mask_path, self.folder))
         transform = build.transform(settings.augment, segmenter.network, masks=True)
         return self._train(segmenter, self._augmented(pseudo, transform, settings), settings, "segmenter")
@@ -121,13 +142,49 @@ class Work:
         write_report(self.folder / "report", data)
         return 0
 
+    def _refining(self, wanted: Wanted) -> Refining:
+        steps = tuple((step, self._weights(step)) for step in self.experiment.steps)
+        return Refining(steps, wanted, self.experiment.train_set.classes.names)
+
+    def _before(self, step: Step) -> tuple[Weighted, ...]:
+        """The steps that come before another one."""
+        steps = self.experiment.steps
+        return tuple((other, self._weights(other)) for other in steps[: steps.index(step)])
+
+    def _weights(self, step: Step) -> Path | None:
+        return None if step.learning is None else self.folder / f"{step.key}.safetensors"
+
+    def _refine(self, refining: Refining, result: Callable[[str], Path], label: str) -> int:
+        experiment, dataset = self.experiment, self.experiment.train_set
+        jobs = [
+            Job(dataset.paths(image_id)["image"], maps_path(self.folder, image_id), result(image_id))
+            for image_id in dataset.ids
+            if not result(image_id).exists()
+        ]
+        workers = self.recipe.run.workers or experiment.device.cores
+        with self.reporter.track(label, len(dataset), len(dataset) - len(jobs)) as bar:
+            for done in refine_all(jobs, refining, workers=workers, device=experiment.device):
+                bar.advance(done)
+        return len(jobs)
+
+    def _start_from_localizer(self, body: Module) -> None:
+        localizer = self.folder / "localizer.safetensors"
+        load_backbone_weights(body, read_weights(localizer, prefix="backbone.model."), localizer)
+
     def _augmented(self, dataset: Dataset, transform: Transform, settings: Training) -> AugmentedDataset:
         """Decoded images are kept where this process loads them itself and they fit into memory."""
         workers = self.experiment.device.workers if settings.workers is None else settings.workers
         cache = workers == 0 and _decoded_bytes(dataset) <= CACHE_BYTES
         return AugmentedDataset(dataset, transform, self.recipe.seed, cache=cache)
 
-    def _train(self, model: Any, dataset: AugmentedDataset, settings: Any, name: str) -> int:  # noqa: ANN401
+    def _train(
+        self,
+        model: Any,  # noqa: ANN401
+        dataset: AugmentedDataset,
+        settings: Training,
+        name: str,
+        finish: Callable[[], None] | None = None,
+    ) -> int:
         seen = train(
             model,
             dataset,
@@ -138,6 +195,8 @@ class Work:
             reporter=self.reporter,
             label=f"train {name}",
         )
+        if finish is not None:
+            finish()
         about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.dataset.classes.names)}
         save_weights(model, self.folder / f"{name}.safetensors", about)
         return seen
@@ -164,7 +223,7 @@ class Work:
             wanted = dataset is not train_set or "train" in self.recipe.evaluate.seeds
             if wanted and dataset.has(WeakLabel.MASKS):
                 evaluator.seeds(dataset.split, dataset, maps, self._flags(evaluator.measured.threshold))
-        flags = self._flags(None, crf=any(name == "crf" for name, _ in self.experiment.steps))
+        flags = self._flags(None, crf=any(step.name == "crf" for step in self.experiment.steps))
         evaluator.measure("mask", train_set.split, train_set, _masks(self.folder, mask_path), flags)
 
     def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
@@ -182,9 +241,8 @@ class Work:
 
 
 def _decoded_bytes(dataset: Dataset) -> int:
-    """About what all images take in memory, judged by the first."""
-    height, width = image_size(dataset.paths(dataset.ids[0])["image"])
-    return 4 * height * width * len(dataset)
+    """About what all samples take in memory, judged by the first."""
+    return len(dataset) * sum(value.nbytes for value in vars(dataset[0]).values() if isinstance(value, Tensor))
 
 
 def _masks(folder: Path, path: Callable[[Path, str], Path]) -> Callable[[str], Tensor]:

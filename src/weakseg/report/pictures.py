@@ -141,11 +141,18 @@ def edges(mask: Pixels) -> NDArray[np.bool_]:
     return found
 
 
-def draw(panel: Panel, kind: str, longest: int = LONGEST_SIDE) -> Pixels | None:
-    """One picture of a panel, its longest side at most ``longest`` pixels; ``None`` if the run did not make it."""
+def draw(panel: Panel, kind: str, size: tuple[int, int] | None = None) -> Pixels | None:
+    """One picture of a panel; ``None`` if the run did not make it.
+
+    Args:
+        panel: The image and what was made of it.
+        kind: One of ``KINDS``.
+        size: Height and width; ``None`` keeps those of the image, shrunk to ``LONGEST_SIDE`` where they exceed it.
+    """
     if kind not in panel.kinds:
         return None
-    height, width = _fitted(panel.image.shape[:2], longest)
+    own = panel.image.shape[:2]
+    height, width = size or _scaled(own, min(1.0, LONGEST_SIDE / max(own)))
     image = np.asarray(Image.fromarray(panel.image).resize((width, height), Image.Resampling.LANCZOS))
     if kind == "image":
         return image
@@ -212,18 +219,19 @@ def _sheet_width(panels: Sequence[Panel]) -> int:
 
 
 def _draw_row(sheet: Image.Image, panel: Panel, kinds: Sequence[str], top: int) -> None:
+    own = panel.image.shape[:2]
+    size = _scaled(own, min(CELL_HEIGHT / own[0], CELL_WIDTH / own[1]))
     pen = ImageDraw.Draw(sheet)
     text = " · ".join([f"mIoU {percent(panel.score)}", panel.id, ", ".join(panel.classes) or "no tags"])
     _write(pen, GAP, top, text, sheet.width - 2 * GAP)
     for column, kind in enumerate(kinds):
         left, below = GAP + column * (CELL_WIDTH + GAP), top + LINE
-        pixels = draw(panel, kind, longest=max(CELL_WIDTH, CELL_HEIGHT))
+        pixels = draw(panel, kind, size)
         if pixels is None:
             pen.rectangle((left, below, left + CELL_WIDTH - 1, below + CELL_HEIGHT - 1), fill=_FAINT)
             _write(pen, left + GAP, below + GAP, "none", CELL_WIDTH - 2 * GAP)
             continue
-        height, width = _fitted(pixels.shape[:2], CELL_WIDTH, CELL_HEIGHT)
-        sheet.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (left, below))
+        sheet.paste(Image.fromarray(pixels), (left, below))
 
 
 def _legend_lines(panels: Sequence[Panel], classes: Sequence[str]) -> list[list[tuple[int, str]]]:
@@ -298,9 +306,8 @@ def css_colour(colour: Iterable[int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour)
 
 
-def _fitted(size: tuple[int, ...], width: int, height: int | None = None) -> tuple[int, int]:
-    """Height and width of a picture shrunk into a box, never below one pixel."""
-    scale = min(1.0, width / size[1], (height or width) / size[0])
+def _scaled(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Height and width of a picture at another scale, never below one pixel."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

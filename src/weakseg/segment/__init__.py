@@ -1,1 +1,1 @@
-"""segment room."""
+"""Masks to a network: the segmenter that is left in the end, and the losses that train it."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from weakseg.data.sample import Batch
 from weakseg.networks.groups import parameter_groups
 from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.ops.maps import unflip
 from weakseg.ops.views import max_of_probabilities, mean_of_logits
 from weakseg.segment.losses import pixel_cross_entropy
 
@@ -73,4 +74,4 @@ class Segmenter(nn.Module):
         )
         logits = self(scaled.flip(-1) if mirrored else scaled).float()
         logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits.flip(-1) if mirrored else logits
+        return unflip(logits) if mirrored else logits

@@ -4,11 +4,16 @@ from tests.vectors.adapters.convert import each, floats
 
 
 def lr_seam_codebase(inputs, parameters):
-    from weakseg.ops.schedules import GroupMultipliers, poly_lr
+    from torch import nn
+
+    from weakseg.networks.groups import parameter_groups
+    from weakseg.ops.schedules import poly_lr
 
     base, last, power = parameters["base_lr"], parameters["max_iter"] + 1, parameters.get("power", 0.9)
     rates = each(lambda step: poly_lr(base, step, last, power), inputs["iteration"])
-    return {"lr_backbone": rates, "multipliers": GroupMultipliers()}
+    old, new = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+    groups = parameter_groups(nn.Sequential(old, new), old, lr=1.0, weight_decay=0.0)
+    return {"lr_backbone": rates, "multipliers": [group["lr"] for group in groups]}
 
 
 def lr_spatial_bce(inputs, parameters):

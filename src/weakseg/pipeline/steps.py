@@ -1,0 +1,133 @@
+"""The refiners that a recipe names, as things that can be handed to other processes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from weakseg.networks.backbone import Backbone
+from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights
+from weakseg.pipeline.options import Section, checked_options, known_keys, recipe_error
+from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Training
+from weakseg.refine.refiner import Refiner, TrainedRefiner, check_backgrounds
+from weakseg.refine.registry import refiner_class
+
+
+class Learning(Section):
+    """What a recipe may say of a trained refiner beside its options; ``start`` as for the segmenter."""
+
+    backbone: BackboneSettings
+    start: Literal["pretrained", "localizer"] = "pretrained"
+    train: Training
+
+
+@dataclass(frozen=True)
+class Step:
+    """One refiner of a recipe.
+
+    Attributes:
+        name: In the registry.
+        key: Name of its files; unlike those of all other steps.
+        options: Keyword arguments, defaults filled in.
+        learning: How it is trained, or ``None``.
+    """
+
+    name: str
+    key: str
+    options: dict[str, Any]
+    learning: Learning | None = None
+
+    @property
+    def kind(self) -> type[Refiner]:
+        """The refiner's class."""
+        return refiner_class(self.name)
+
+    def named(self) -> Named:
+        """The step as a recipe spells it out."""
+        learning = {} if self.learning is None else self.learning.model_dump(mode="json")
+        return Named(name=self.name, **self.options, **learning)
+
+    def training_options(self) -> dict[str, Any]:
+        """The options on which its training depends."""
+        assert issubclass(self.kind, TrainedRefiner)
+        return {key: value for key, value in self.options.items() if key not in self.kind.inference_options}
+
+    def untrained(self, localizer: Path | None = None) -> TrainedRefiner:
+        """A trained refiner with its initial weights.
+
+        Args:
+            localizer: Weights of the localiser, for ``start: localizer``; initial weights are read from nowhere else
+                when it is given.
+        """
+        assert self.learning is not None
+        refiner = self._with_backbone(self.learning.backbone)
+        if localizer is not None and self.learning.start == "localizer":
+            body = read_weights(localizer, prefix="backbone.model.")
+            load_backbone_weights(refiner.backbone.model, body, localizer)
+        return refiner
+
+    def ready(self, weights: Path | None) -> Refiner:
+        """The refiner, ready to refine; ``weights`` are those of its trained network."""
+        if self.learning is None:
+            return self.kind(**self.options)
+        refiner = self._with_backbone(self.learning.backbone.model_copy(update={"weights": "none", "sha256": None}))
+        if weights is not None:
+            load_weights(refiner, weights)
+        return refiner
+
+    def _with_backbone(self, settings: BackboneSettings) -> TrainedRefiner:
+        assert issubclass(self.kind, TrainedRefiner)
+        return self.kind(Backbone(**settings.model_dump()), **self.options)
+
+
+Weighted = tuple[Step, Path | None]
+"""A step and the weights of its trained network."""
+
+
+def refiner_steps(recipe: Recipe) -> tuple[Step, ...]:
+    """The refiners of a recipe, all settings checked and defaults filled in.
+
+    Raises:
+        UserError: If a refiner, an option or a setting is unknown, a background is missing where one is needed, or a
+            refiner without a network cannot be built.
+    """
+    steps: list[Step] = []
+    for position, chosen in enumerate(recipe.refine):
+        steps.append(_step(chosen, f"refine.{position}", recipe.localize.backbone, [step.key for step in steps]))
+    check_backgrounds([(step.name, step.kind) for step in steps])
+    for step in steps:
+        if step.learning is None:
+            step.ready(None)
+    return tuple(steps)
+
+
+def _step(chosen: Named, where: str, backbone: BackboneSettings, taken: Sequence[str]) -> Step:
+    kind, options = refiner_class(chosen.name), chosen.options
+    learning = None
+    if issubclass(kind, TrainedRefiner):
+        given = {key: options.pop(key) for key in Learning.model_fields if key in options}
+        learning = _learning(kind, given, where, backbone)
+    key = next(key for key in (chosen.name, *(f"{chosen.name}-{n}" for n in range(2, 99))) if key not in taken)
+    return Step(chosen.name, key, checked_options(kind, options, where), learning)
+
+
+def _learning(kind: type[TrainedRefiner], given: Mapping[str, Any], where: str, backbone: BackboneSettings) -> Learning:
+    """The paper's training, and the localiser's backbone at the refiner's stride, as far as nothing else is given."""
+    body = given.get("backbone", {})
+    if isinstance(body, Mapping) and "name" not in body:
+        body = {**backbone.model_dump(), "output_stride": kind.output_stride, **body}
+    train = given.get("train", {})
+    train = merged(kind.settings, train) if isinstance(train, Mapping) else train
+    try:
+        return Learning.model_validate({**given, "backbone": body, "train": train})
+    except ValidationError as error:
+        raise recipe_error(error, where, known_keys(Learning, error)) from error
+
+
+def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, those given in place of the defaults."""
+    both = {key: (defaults[key], given[key]) for key in given if key in defaults}
+    inner = {key: merged(old, new) for key, (old, new) in both.items() if isinstance(old, Mapping)}
+    return {**defaults, **given, **inner}
