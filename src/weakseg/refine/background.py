@@ -1,5 +1,8 @@
 """What is background, said from the object maps alone."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
@@ -14,7 +17,7 @@ class ThresholdBackground(Refiner):
         value: The threshold in [0, 1]; PSA predicts with 0.2, IRN with 0.15, SEAM sweeps it.
     """
 
-    def __init__(self, *, value: float = 0.2) -> None:
+    def __init__(self, *, value: Annotated[float, Field(ge=0, le=1)] = 0.2) -> None:
         self.value = value
 
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
@@ -29,7 +32,7 @@ class PowerBackground(Refiner):
         alpha: Exponent; a larger one means a weaker background. PSA uses 4 and 32, SEAM 4 and 24, MCTformer 1 and 12.
     """
 
-    def __init__(self, *, alpha: float = 4.0) -> None:
+    def __init__(self, *, alpha: Annotated[float, Field(gt=0)] = 4.0) -> None:
         self.alpha = alpha
 
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:

@@ -1,0 +1,78 @@
+"""Maps diffused over an image: every value becomes a weighted mean of its neighbours', again and again.
+
+This is the step that the random walk of AffinityNet and IRN and the refinement of PAMR have in common: a sparse matrix
+of transitions is applied to the maps, never multiplied by itself. A step reads each of the K neighbours at its offset,
+as a shifted map, and needs no memory beyond one more copy of the maps.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Engine = Literal["auto", "numba", "torch"]
+
+
+def diffuse(maps: Tensor, weights: Tensor, offsets: Tensor, steps: int, *, engine: Engine = "auto") -> Tensor:
+    """M(p) <- M(p) + sum_k w_k(p) (M(p + offset_k) - M(p)), several times, in float32 and without gradient.
+
+    This is the weighted mean of the neighbours, where the pixel itself has the weight that the others leave of 1. Sums
+    of differences lose less to rounding than sums of values, which hundreds of steps would show. A neighbour outside of
+    the grid is the pixel of the grid that is nearest to it.
+
+    Args:
+        maps: (B, C, H, W) float of any precision; B and C may be 0.
+        weights: (B, K, H, W), not negative, sum over K at most 1.
+        offsets: (K, 2) int64 (dy, dx).
+        steps: How often, 0 or more.
+        engine: "numba" is compiled for CPUs and gives the same bits for any number of threads; "torch" runs on every
+            device; "auto" takes numba for tensors on a CPU.
+
+    Returns:
+        (B, C, H, W) of the maps' dtype, each map within its own range.
+
+    Raises:
+        ValueError: If there is no such engine.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(f"unknown engine '{engine}', known: {', '.join(get_args(Engine))}")
+    if maps.numel() == 0:
+        return maps.clone()
+    start, shares = maps.detach().float(), weights.detach().float()
+    compiled = engine == "numba" or (engine == "auto" and maps.device.type == "cpu")
+    diffused = (_diffuse_numba if compiled else _diffuse_torch)(start, shares, offsets, steps)
+    # Rounding may leave the range that a weighted mean has.
+    return diffused.clamp(start.amin((-2, -1), keepdim=True), start.amax((-2, -1), keepdim=True)).to(maps.dtype)
+
+
+def reach(offsets: Tensor) -> tuple[int, int]:
+    """The largest distance in rows and in columns."""
+    down, across = offsets.abs().amax(0).tolist()
+    return down, across
+
+
+def _diffuse_torch(maps: Tensor, weights: Tensor, offsets: Tensor, steps: int) -> Tensor:
+    (height, width), (ry, rx) = maps.shape[-2:], reach(offsets)
+    for _ in range(steps):
+        padded = pad(maps, (rx, rx, ry, ry), mode="replicate")
+        change = torch.zeros_like(maps)
+        for weight, (dy, dx) in zip(weights.unbind(1), offsets.tolist(), strict=True):
+            neighbour = padded[..., ry + dy : ry + dy + height, rx + dx : rx + dx + width]
+            change.addcmul_(weight[:, None], neighbour - maps)
+        maps = maps + change
+    return maps
+
+
+def _diffuse_numba(maps: Tensor, weights: Tensor, offsets: Tensor, steps: int) -> Tensor:
+    from weakseg.ops.diffusion_cpu import NEGLIGIBLE, repeat_steps
+
+    (height, width), (ry, rx) = maps.shape[-2:], reach(offsets)
+    diffused = torch.empty_like(maps)
+    for image, planes in enumerate(pad(maps, (rx, rx, ry, ry), mode="replicate")):
+        large = weights[image].masked_fill(weights[image] < float(NEGLIGIBLE), 0)
+        found = repeat_steps(
+            planes.numpy(), pad(large, (0, 2 * rx)).numpy(), offsets.numpy(), (ry, rx), steps, torch.get_num_threads()
+        )
+        diffused[image] = torch.from_numpy(found)[:, ry : ry + height, rx : rx + width]
+    return diffused
