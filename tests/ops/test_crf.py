@@ -11,13 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import avg_pool2d, interpolate
 
+from tests.ops.scenes import scene
 from weakseg.ops import crf
 from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf, dense_crf_labels, unary_from_probabilities
 from weakseg.ops.crf.exact import DenseKernel, SeparableKernel
-from weakseg.ops.crf.lattice import PermutohedralLattice
-from weakseg.ops.crf.mean_field import EXACT_PIXELS, Potential, pixel_features
+from weakseg.ops.crf.mean_field import pixel_features
 
 CASES = json.loads((Path(__file__).parents[1] / "vectors" / "dense_crf.json").read_text())["cases"]
 ENGINES = ["exact", "lattice"]
@@ -34,20 +33,6 @@ def settings_of(case):
     widths = {"gaussian_sxy": gaussian["sxy"], "bilateral_sxy": bilateral["sxy"], "bilateral_srgb": bilateral["srgb"]}
     weights = {"gaussian_compat": gaussian["compat"], "bilateral_compat": bilateral["compat"]}
     return CRFParameters(chosen["iterations"], **widths, **weights)
-
-
-def scene(height, width, labels, seed=0):
-    """A picture of as many shaded, noisy surfaces as labels, and their blurred outlines as probabilities."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, labels + 3, 4, 4, generator=generator)
-    smooth = interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0]
-    surface = smooth[:labels].argmax(0)
-    colour = 30 + 170 * torch.rand(labels, 3, generator=generator)[surface]
-    noise = torch.randn(height, width, 3, generator=generator)
-    image = (colour + 40 * smooth[labels:].permute(1, 2, 0) + 2 * noise).round().clamp(0, 255).byte()
-    outlines = (surface == torch.arange(labels)[:, None, None]).float()
-    blurred = avg_pool2d(outlines, 7, 1, 3, count_include_pad=False)
-    return image, 0.8 * blurred + 0.2 / labels
 
 
 def gaussian_matrix(features):
@@ -86,53 +71,6 @@ def slow_crf(image, unary, chosen):
 def slow_softmax(scores):
     powers = np.exp(scores - scores.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-def slow_lattice_sums(features, values):
-    """The lattice filter point by point, with corners in a dictionary."""
-    dims = features.shape[1]
-    simplices = [slow_simplex(point) for point in features]
-    table = {corner: np.zeros(values.shape[1]) for simplex in simplices for corner in simplex}
-    for simplex, value in zip(simplices, values, strict=True):
-        for corner, weight in simplex.items():
-            table[corner] += weight * value
-    for axis in range(dims + 1):
-        step = np.full(dims + 1, -1)
-        step[axis] = dims
-        nothing = np.zeros(values.shape[1])
-        table = {
-            corner: value
-            + 0.5 * table.get(tuple(np.array(corner) + step), nothing)
-            + 0.5 * table.get(tuple(np.array(corner) - step), nothing)
-            for corner, value in table.items()
-        }
-    return np.array([sum(weight * table[corner] for corner, weight in simplex.items()) for simplex in simplices])
-
-
-def slow_simplex(point):
-    """Corners and weights of the simplex around a point: the nearest corner 0, then one swap after the other."""
-    dims = len(point)
-    scaled = [value * math.sqrt(2 / 3) * (dims + 1) / math.sqrt((i + 1) * (i + 2)) for i, value in enumerate(point)]
-    elevated = np.array([sum(scaled[j:]) - (j * scaled[j - 1] if j else 0) for j in range(dims + 1)])
-    base = np.round(elevated / (dims + 1)) * (dims + 1)
-    while base.sum() > 0:
-        base[np.argmin(elevated - base)] -= dims + 1
-    while base.sum() < 0:
-        base[np.argmax(elevated - base)] += dims + 1
-    offset = elevated - base
-    order = np.argsort(-offset, kind="stable")
-    falling = offset[order] / (dims + 1)
-    simplex = {}
-    for k in range(dims + 1):
-        corner = base + k
-        corner[order[dims + 1 - k :]] -= dims + 1
-        weight = 1 - falling[0] + falling[-1] if k == 0 else falling[dims - k] - falling[dims + 1 - k]
-        simplex[tuple(corner.astype(int))] = weight
-    return simplex
-
-
-def normalised(kernel, count):
-    return Potential.of(kernel, 1.0, count, torch.device("cpu"))
 
 
 class TestVectors:
@@ -197,53 +135,6 @@ class TestExact:
         for axis in (0, 1):
             flipped = dense_crf(image.flip(axis), probabilities.flip(axis + 1), "D", engine="exact")
             torch.testing.assert_close(flipped.flip(axis + 1), beliefs, rtol=0, atol=1e-5)
-
-
-class TestLattice:
-    @pytest.mark.parametrize("dims", [1, 2, 3, 5])
-    @pytest.mark.parametrize("spread", [0.5, 4.0])
-    def test_agrees_with_the_slow_filter(self, dims, spread):
-        generator = torch.Generator().manual_seed(dims)
-        features = torch.randn(80, dims, generator=generator) * spread
-        values = torch.rand(80, 3, generator=generator)
-        expected = slow_lattice_sums(features.double().numpy(), values.double().numpy())
-        np.testing.assert_allclose(PermutohedralLattice(features)(values), expected, rtol=1e-4)
-
-    def test_corners_that_cannot_be_numbered_are_told_apart(self, monkeypatch):
-        image, probabilities = scene(8, 9, labels=2)
-        features, values = pixel_features(image, 5, 3), probabilities.flatten(1).T.contiguous()
-        expected = PermutohedralLattice(features)(values)
-        monkeypatch.setattr(crf.lattice, "CODES", 1)
-        torch.testing.assert_close(PermutohedralLattice(features)(values), expected, rtol=0, atol=0)
-
-    def test_numbers_may_exceed_32_bits(self):
-        features = torch.tensor([[0.0, 0, 0, 0, 0], [900, 900, 900, 900, 900], [900.1, 900, 900, 900, 900]])
-        sums = normalised(PermutohedralLattice(features), 3).message(torch.eye(3))
-        assert sums[0].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
-        assert sums[1, 2].item() == pytest.approx(0.5, abs=0.02)
-
-    @pytest.mark.parametrize(("sxy", "srgb", "mean_error"), [(3, None, 0.02), (80, 13, 0.04), (67, 3, 0.04)])
-    def test_sums_are_near_the_exact_ones(self, sxy, srgb, mean_error):
-        image, probabilities = scene(24, 32, labels=3)
-        features, values = pixel_features(image, sxy, srgb), probabilities.flatten(1).T.contiguous()
-        exact = normalised(DenseKernel(features), len(features)).message(values)
-        near = normalised(PermutohedralLattice(features), len(features)).message(values)
-        assert (near - exact).abs().mean() < mean_error * exact.mean()
-
-    @pytest.mark.parametrize("name", list(CRF_PARAMETERS))
-    def test_beliefs_are_near_the_exact_ones(self, name):
-        image, probabilities = scene(24, 32, labels=3, seed=1)
-        exact = dense_crf(image, probabilities, name, engine="exact")
-        near = dense_crf(image, probabilities, name, engine="lattice")
-        assert (near - exact).abs().mean() < 0.005
-        assert (near.argmax(0) == exact.argmax(0)).float().mean() > 0.99
-
-    def test_auto_takes_the_lattice_for_large_images_only(self):
-        for width in (EXACT_PIXELS // 16, EXACT_PIXELS // 16 + 1):
-            image, probabilities = scene(16, width, labels=2)
-            engine = "exact" if width * 16 <= EXACT_PIXELS else "lattice"
-            expected = dense_crf(image, probabilities, engine=engine)
-            assert torch.equal(dense_crf(image, probabilities), expected)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
