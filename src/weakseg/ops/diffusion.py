@@ -70,9 +70,8 @@ def _diffuse_numba(maps: Tensor, weights: Tensor, offsets: Tensor, steps: int) -
     (height, width), (ry, rx) = maps.shape[-2:], reach(offsets)
     diffused = torch.empty_like(maps)
     for image, planes in enumerate(pad(maps, (rx, rx, ry, ry), mode="replicate")):
-        large = weights[image].masked_fill(weights[image] < float(NEGLIGIBLE), 0)
-        found = repeat_steps(
-            planes.numpy(), pad(large, (0, 2 * rx)).numpy(), offsets.numpy(), (ry, rx), steps, torch.get_num_threads()
-        )
+        shares = pad(weights[image], (0, 2 * rx))
+        shares[shares < float(NEGLIGIBLE)] = 0
+        found = repeat_steps(planes.numpy(), shares.numpy(), offsets.numpy(), (ry, rx), steps, torch.get_num_threads())
         diffused[image] = torch.from_numpy(found)[:, ry : ry + height, rx : rx + width]
     return diffused

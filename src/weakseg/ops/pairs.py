@@ -72,7 +72,7 @@ def path_offsets(radius: int) -> Tensor:
 
 
 def search_paths(radius: int) -> list[Tensor]:
-    """The pixels that a thick line from the source to each destination covers (IRN, Sec. 3.2), grouped by their number.
+    """The pixels that a thick line from the source to each destination covers (IRN, Sec. 4.4), grouped by their number.
 
     A pixel is covered if it is nearer than 1 to the line and in the box that source and destination span; both belong
     to it. The order of all paths, group after group, is IRN's order of channels.
@@ -129,7 +129,7 @@ class PairLabels(NamedTuple):
 
 
 def pair_labels(labels: Tensor, radius: int, ignore: int = 255, *, offsets: Tensor | None = None) -> PairLabels:
-    """Pairs of like and unlike pixels (AffinityNet, Eqs. 4 and 5; IRN, Eqs. 5 to 7).
+    """Pairs of like and unlike pixels (AffinityNet, Sec. 3.2; IRN, Sec. 4.2).
 
     Args:
         labels: (..., H, W) integers, 0 background.
@@ -143,8 +143,25 @@ def pair_labels(labels: Tensor, radius: int, ignore: int = 255, *, offsets: Tens
     return PairLabels(alike & (here == 0), alike & (here != 0), known & (here != there))
 
 
+def pair_distance(features: Tensor, radius: int) -> Tensor:
+    """Mean absolute difference of the features of each pair, mean_k |f_k(i) - f_k(j)|.
+
+    Differences are taken offset by offset and not kept for the gradient: with 448 channels and 34 offsets they would
+    take gigabytes.
+
+    Args:
+        features: (..., D, H, W) float.
+        radius: As for ``pair_ends``.
+
+    Returns:
+        (..., O, S) in the order of ``pair_offsets``.
+    """
+    distance: Tensor = _PairDistance.apply(features, radius)
+    return distance
+
+
 def path_maximum(boundary: Tensor, radius: int) -> Tensor:
-    """The strongest boundary between each source and destination, both included (IRN, Eq. 3).
+    """The strongest boundary between each source and destination, both included (IRN, Sec. 4.4).
 
     Only the boundary and the result are kept for the gradient, which goes to the pixel of the maximum; of several, to
     the one that comes first in the path.
@@ -161,8 +178,37 @@ def path_maximum(boundary: Tensor, radius: int) -> Tensor:
 
 
 class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, Tensor]
+    saved_tensors: tuple[Tensor, ...]
     radius: int
+
+
+class _PairDistance(torch.autograd.Function):
+    """``pair_distance`` with a gradient that takes the differences anew."""
+
+    @staticmethod
+    def forward(ctx: _Context, features: Tensor, radius: int) -> Tensor:
+        window = training_window(features.shape[-2], features.shape[-1], radius)
+        here = window.of(features)
+        distances = [
+            (here - window.of(features, dy, dx)).abs_().mean(-3).flatten(-2) for dy, dx in pair_offsets(radius).tolist()
+        ]
+        ctx.save_for_backward(features)
+        ctx.radius = radius
+        return torch.stack(distances, -2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        window = training_window(features.shape[-2], features.shape[-1], ctx.radius)
+        here, spread = window.of(features), torch.zeros_like(features)
+        rows, columns = here.shape[-2:]
+        shares = (gradient / features.shape[-3]).reshape(*gradient.shape[:-1], rows, columns).unsqueeze(-4)
+        for (dy, dx), share in zip(pair_offsets(ctx.radius).tolist(), shares.unbind(-3), strict=True):
+            pull = (here - window.of(features, dy, dx)).sign_().mul_(share)
+            window.of(spread).add_(pull)
+            window.of(spread, dy, dx).sub_(pull)
+        return spread, None
 
 
 class _PathMaximum(torch.autograd.Function):

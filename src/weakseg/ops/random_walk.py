@@ -77,7 +77,7 @@ def feature_links(features: Tensor, radius: int, connect: Connection = "all") ->
 
 @torch.no_grad()
 def boundary_links(boundary: Tensor, radius: int) -> Links:
-    """Affinities that a boundary leaves, a_ij = 1 - max of the boundary between i and j (IRN, Eq. 3).
+    """Affinities that a boundary leaves, a_ij = 1 - max of the boundary between i and j (IRN, Sec. 4.4).
 
     Args:
         boundary: (H, W) float in [0, 1].
@@ -125,7 +125,7 @@ def transitions(links: Links, beta: float) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def random_walk(maps: Tensor, links: Links, *, beta: float, steps: int, engine: Engine = "auto") -> Tensor:
-    """Maps after a walk of some steps, M T^steps (AffinityNet, Eq. 10; IRN, Eq. 13).
+    """Maps after a walk of some steps, M T^steps (AffinityNet, Sec. 3.3; IRN, Sec. 5.2).
 
     Every value is a weighted mean of those that its map had before.
 

@@ -29,7 +29,7 @@ from weakseg.networks.groups import parameter_groups
 from weakseg.networks.stages import Stage, last_stages
 from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf
 from weakseg.ops.maps import constant_background, power_background, resize, resize_like
-from weakseg.ops.pairs import PairLabels, pair_ends, pair_labels
+from weakseg.ops.pairs import PairLabels, pair_distance, pair_labels
 from weakseg.ops.random_walk import Connection, feature_links, random_walk
 from weakseg.refine.masks import at_image_size
 from weakseg.refine.refiner import TrainedRefiner
@@ -94,8 +94,7 @@ def pair_affinity(features: Tensor, radius: int) -> Tensor:
     Returns:
         (B, O, S) in (0, 1].
     """
-    here, there = pair_ends(features, radius)
-    return (here - there).abs().mean(1).neg().exp()
+    return pair_distance(features, radius).neg().exp()
 
 
 def affinity_losses(affinity: Tensor, labels: PairLabels, eps: float = EPS) -> dict[str, Tensor]:

@@ -138,7 +138,8 @@ class IRN(TrainedRefiner):
         crf: Parameter set of the CRF behind both label maps.
         gt_prob: What this CRF believes the labels with, in (0, 1).
         radius: Pairs of training are nearer than this, in cells of 4 pixels.
-        calibration: Side of the image corners over which the mean displacement is taken after training.
+        calibration: Side of the image corners over which the mean displacement is taken after training; with images
+            much smaller than that, their padding would decide it.
         pad_to: Images are padded to at least this many pixels, 0 for no more than whole cells of the backbone.
         power: Exponent of the maps before the walk.
         walk_background: Let the maps' own background walk like a class, in place of a threshold after the walk.
@@ -257,17 +258,9 @@ class IRN(TrainedRefiner):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Subtract the mean displacement from now on: that of each image, averaged over images.
-
-        What pads an image that is smaller than the crop is exactly 0 in all channels, and does not count.
-        """
+        """Subtract the mean displacement from now on: that of each batch, padding included, averaged over batches."""
         self.displacement.mean.zero_()
-        means: list[Tensor] = []
-        for images in batches:
-            _, field = self.eval()(images)
-            pixels = images.ne(0).any(1, keepdim=True)
-            inside = shrink_labels(pixels, (field.shape[-2], field.shape[-1])).float()
-            means += ((field.float() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)).unbind()
+        means = [self.eval()(images)[1].float().mean((0, 2, 3)) for images in batches]
         if means:
             self.displacement.mean.copy_(torch.stack(means).mean(0))
 

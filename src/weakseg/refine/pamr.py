@@ -25,7 +25,7 @@ class PAMRRefiner(Refiner):
     Args:
         dilations: Distances of the neighbours in rows and columns, in pixels of the grid.
         iterations: Averages taken.
-        normalization: Of colour differences: ``"code"`` as the released code does it, ``"paper"`` as Eq. 7 does.
+        normalization: Of colour differences: ``"code"`` as it was released, ``"paper"`` as the paper writes it.
         stride: The grid has every such pixel of the image in both directions; 1 takes the image itself. The paper
             refines at stride 4 and enlarges the result; distances in the image grow with the stride.
     """

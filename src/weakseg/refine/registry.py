@@ -4,6 +4,7 @@ from weakseg.refine.affinitynet import AffinityNet
 from weakseg.refine.background import PowerBackground, ThresholdBackground
 from weakseg.refine.crf import CRFRefiner
 from weakseg.refine.irn import IRN
+from weakseg.refine.pamr import PAMRRefiner
 from weakseg.refine.refiner import Refiner
 from weakseg.refine.sam import SAMRefiner
 from weakseg.registry import find
@@ -12,6 +13,7 @@ REFINERS: dict[str, type[Refiner]] = {
     "affinitynet": AffinityNet,
     "crf": CRFRefiner,
     "irn": IRN,
+    "pamr": PAMRRefiner,
     "power": PowerBackground,
     "sam": SAMRefiner,
     "threshold": ThresholdBackground,
