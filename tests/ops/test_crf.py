@@ -1,4 +1,4 @@
-"""The dense CRF: sheet vectors, slow definitions beside the fast ones, properties, and what it says to wrong input."""
+"""The dense CRF: sheet vectors, slow definitions beside the fast ones, and properties."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from tests.ops.scenes import scene
 from weakseg.ops import crf
 from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf, dense_crf_labels, unary_from_probabilities
 from weakseg.ops.crf.exact import DenseKernel, SeparableKernel
-from weakseg.ops.crf.mean_field import pixel_features
+from weakseg.ops.crf.potentials import pixel_features
 
 CASES = json.loads((Path(__file__).parents[1] / "vectors" / "dense_crf.json").read_text())["cases"]
 ENGINES = ["exact", "lattice"]
@@ -129,13 +129,6 @@ class TestExact:
         features = torch.tensor([[0.0, 850.0], [1.0, 850.0]])
         assert DenseKernel(features)(torch.eye(2))[0, 1].item() == pytest.approx(math.exp(-0.5), rel=1e-6)
 
-    def test_flipping_the_input_flips_the_output(self):
-        image, probabilities = scene(10, 14, labels=2)
-        beliefs = dense_crf(image, probabilities, "D", engine="exact")
-        for axis in (0, 1):
-            flipped = dense_crf(image.flip(axis), probabilities.flip(axis + 1), "D", engine="exact")
-            torch.testing.assert_close(flipped.flip(axis + 1), beliefs, rtol=0, atol=1e-5)
-
 
 @pytest.mark.parametrize("engine", ENGINES)
 class TestProperties:
@@ -153,6 +146,17 @@ class TestProperties:
         assert beliefs.shape == (labels, *size)
         assert beliefs.min() >= 0
         torch.testing.assert_close(beliefs.sum(0), torch.ones(size))
+
+    @settings(max_examples=10, deadline=None)
+    @given(
+        size=st.tuples(st.integers(1, 12), st.integers(1, 12)), axis=st.sampled_from([0, 1]), seed=st.integers(0, 99)
+    )
+    def test_flipping_the_input_flips_the_output(self, engine, size, axis, seed):
+        image, probabilities = scene(*size, labels=2, seed=seed)
+        beliefs = dense_crf(image, probabilities, "C", engine=engine)
+        flipped = dense_crf(image.flip(axis), probabilities.flip(axis + 1), "C", engine=engine)
+        error = 1e-5 if engine == "exact" else 0.05  # a lattice has a place
+        torch.testing.assert_close(flipped.flip(axis + 1), beliefs, rtol=0, atol=error)
 
     @settings(max_examples=10, deadline=None)
     @given(order=st.permutations(range(4)), seed=st.integers(0, 1000))
@@ -220,136 +224,3 @@ class TestProperties:
         finally:
             torch.set_num_threads(threads)
         assert all(torch.equal(found[0], other) for other in found[1:])
-
-
-class TestInterface:
-    @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-    def test_arrays_give_float32_arrays(self, kind):
-        image, probabilities = scene(6, 5, labels=2)
-        beliefs = dense_crf(image.numpy(), probabilities.numpy().astype(kind))
-        assert isinstance(beliefs, np.ndarray)
-        assert beliefs.dtype == np.float32
-        np.testing.assert_allclose(beliefs, dense_crf(image, probabilities), rtol=0, atol=2e-2)
-
-    @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-    def test_tensors_of_any_precision(self, kind):
-        image, probabilities = scene(6, 5, labels=2)
-        low = probabilities.to(kind)
-        beliefs = dense_crf(image, low, "C")
-        assert beliefs.dtype == torch.float32
-        assert torch.equal(beliefs, dense_crf(image, low.float(), "C"))
-
-    def test_inputs_are_left_alone_and_need_not_be_contiguous(self):
-        image, probabilities = scene(8, 6, labels=2)
-        expected = dense_crf(image, probabilities)
-        turned = image.transpose(0, 1).contiguous().transpose(0, 1)
-        backwards = probabilities.flip(0).numpy()[::-1]
-        backwards.flags.writeable = False
-        before = turned.clone()
-        np.testing.assert_array_equal(dense_crf(turned, backwards), expected)
-        assert torch.equal(turned, before)
-
-    def test_no_gradient_flows(self):
-        image, probabilities = scene(5, 5, labels=2)
-        assert not dense_crf(image, probabilities.requires_grad_()).requires_grad
-
-    def test_probabilities_are_clipped_and_need_not_sum_to_one(self):
-        image, _ = scene(1, 3, labels=1)
-        probabilities = torch.tensor([[[-0.2, 0.0, 3.0]], [[0.5, 0.5, 0.5]]])
-        beliefs = dense_crf(image, probabilities, UNTOUCHED)
-        expected = torch.tensor([1e-5 / 0.50001, 1e-5 / 0.50001, 1 / 1.5])
-        torch.testing.assert_close(beliefs[0, 0], expected)
-
-    def test_from_unary_is_what_probabilities_go_through(self):
-        image, probabilities = scene(6, 5, labels=2)
-        beliefs = crf.dense_crf_from_unary(image, unary_from_probabilities(probabilities) + 7, "A")
-        torch.testing.assert_close(beliefs, dense_crf(image, probabilities, "A"))
-
-    def test_a_single_label_is_certain(self):
-        image, _ = scene(4, 5, labels=1)
-        labels = torch.zeros(4, 5, dtype=torch.uint8)
-        assert torch.equal(dense_crf_labels(image, labels, 1), torch.ones(1, 4, 5))
-        assert crf.unary_from_labels(labels, 1).isfinite().all()
-
-    def test_batch_is_one_after_the_other(self):
-        pairs = [scene(6, 5, labels=2), scene(40, 30, labels=3), scene(1, 7, labels=1)]
-        images, probabilities = zip(*pairs, strict=True)
-        found = crf.dense_crf_batch(images, probabilities, "C")
-        for beliefs, image, given_probabilities in zip(found, images, probabilities, strict=True):
-            assert torch.equal(beliefs, dense_crf(image, given_probabilities, "C"))
-
-    def test_parameters_by_name_and_as_they_are(self):
-        assert crf.parameters("B'") == CRFParameters(10, 3, 3, 40, 5, 10)
-        assert crf.parameters(UNTOUCHED) is UNTOUCHED
-
-    def test_named_sets_are_those_of_the_sheet(self):
-        found = {name: tuple(vars(each).values()) for name, each in CRF_PARAMETERS.items()}
-        assert found == {
-            "A": (10, 3, 3, 80, 13, 10),
-            "A'": (10, 3, 10, 80, 13, 10),
-            "B": (10, 3, 3, 50, 5, 10),
-            "B'": (10, 3, 3, 40, 5, 10),
-            "C": (1, 3, 3, 32, 13, 10),
-            "D": (10, 1, 3, 67, 3, 4),
-            "E": (10, 4, 3, 83, 5, 3),
-        }
-
-
-PIXELS = torch.zeros(4, 5, 3, dtype=torch.uint8)
-SCORES = torch.full((2, 4, 5), 0.5)
-
-
-class TestErrors:
-    @pytest.mark.parametrize(
-        ("image", "probabilities", "message"),
-        [
-            (PIXELS.float(), SCORES, r"image must be \(H, W, 3\) uint8, not \(4, 5, 3\) float32"),
-            (PIXELS.permute(2, 0, 1), SCORES, r"image must be \(H, W, 3\) uint8, not \(3, 4, 5\) uint8"),
-            (PIXELS[..., 0].numpy(), SCORES, r"image must be \(H, W, 3\) uint8, not \(4, 5\) uint8"),
-            (PIXELS.transpose(0, 1).numpy(), SCORES, "image is 5 x 4 pixels but its labels are 4 x 5"),
-            (PIXELS, SCORES[0], r"probabilities must be \(L, H, W\) floating point, not \(4, 5\) float32"),
-            (PIXELS, SCORES.long(), "floating point, not .* int64"),
-            (PIXELS, SCORES[:0], r"floating point, not \(0, 4, 5\)"),
-            (PIXELS, SCORES * math.nan, "probabilities must be finite"),
-        ],
-    )
-    def test_inputs(self, image, probabilities, message):
-        with pytest.raises(ValueError, match=message):
-            dense_crf(image, probabilities)
-
-    @pytest.mark.parametrize(
-        ("labels", "gt_prob", "message"),
-        [
-            (torch.full((4, 5), 255), 0.7, r"labels must be in \[0, 2\), not in \[255, 255\]"),
-            (torch.full((4, 5), -1), 0.7, r"labels must be in \[0, 2\)"),
-            (torch.zeros(4, 5), 0.7, r"labels must be \(H, W\) integers, not \(4, 5\) float32"),
-            (PIXELS, 0.7, r"labels must be \(H, W\) integers"),
-            (PIXELS[..., 0], 1.0, "gt_prob must be between 0 and 1, not 1.0"),
-        ],
-    )
-    def test_labels(self, labels, gt_prob, message):
-        with pytest.raises(ValueError, match=message):
-            dense_crf_labels(PIXELS, labels, 2, "B", gt_prob)
-
-    def test_names(self):
-        with pytest.raises(ValueError, match="unknown CRF parameter set 'a', did you mean A"):
-            dense_crf(PIXELS, SCORES, "a")
-        with pytest.raises(ValueError, match="unknown CRF parameter set 'Z', known: A, A', B"):
-            dense_crf(PIXELS, SCORES, "Z")
-        with pytest.raises(ValueError, match="unknown engine 'fast', known: auto, exact, lattice"):
-            dense_crf(PIXELS, SCORES, engine="fast")
-
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            *[("iterations", -1), ("iterations", 1.5), ("gaussian_sxy", 0), ("bilateral_sxy", 0.01)],
-            *[("bilateral_srgb", math.nan), ("gaussian_compat", -1), ("bilateral_compat", math.inf)],
-        ],
-    )
-    def test_parameters(self, name, value):
-        with pytest.raises(ValueError, match=name):
-            replace(CRF_PARAMETERS["A"], **{name: value})
-
-    def test_batch_of_unequal_lengths(self):
-        with pytest.raises(ValueError, match="2 images but probabilities for 1"):
-            crf.dense_crf_batch([PIXELS, PIXELS], [SCORES])

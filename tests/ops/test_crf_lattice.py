@@ -10,7 +10,8 @@ from tests.ops.scenes import scene
 from weakseg.ops.crf import CRF_PARAMETERS, dense_crf, lattice
 from weakseg.ops.crf.exact import DenseKernel
 from weakseg.ops.crf.lattice import PermutohedralLattice
-from weakseg.ops.crf.mean_field import EXACT_PIXELS, Potential, pixel_features
+from weakseg.ops.crf.mean_field import EXACT_PIXELS
+from weakseg.ops.crf.potentials import Potential, pixel_features
 
 
 def slow_lattice_sums(features, values):

@@ -4,6 +4,7 @@ P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs with Ga
 The parameter sets A to E are those that the field's papers use; see ``weakseg.ops.crf``.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
 from weakseg.errors import UserError
-from weakseg.ops.crf import CRF_PARAMETERS, dense_crf, dense_crf_labels
+from weakseg.ops.crf import CRF_PARAMETERS
+from weakseg.ops.crf.mean_field import infer
+from weakseg.ops.crf.prior import Prior, checked_scores
 from weakseg.ops.maps import label_map
 from weakseg.refine.masks import at_image_size
 from weakseg.refine.refiner import Refiner
@@ -28,6 +31,7 @@ class CRFRefiner(Refiner):
             (IRN, SIPE, Spatial-BCE; meant for sets B).
         gt_prob: Confidence q of a given label, in (0, 1).
         iterations: Mean-field steps; ``None`` takes those of the parameter set.
+        stop: Ends the steps once at most this share of the pixels changes its label in one; ``None`` takes all steps.
 
     Raises:
         UserError: If there is no such parameter set.
@@ -42,25 +46,33 @@ class CRFRefiner(Refiner):
         unary: Literal["probabilities", "labels"] = "probabilities",
         gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7,
         iterations: Annotated[int, Field(ge=0)] | None = None,
+        stop: Annotated[float, Field(ge=0, lt=1)] | None = None,
     ) -> None:
         chosen = find(params, CRF_PARAMETERS, "CRF parameter set")
         self.params = chosen if iterations is None else replace(chosen, iterations=iterations)
-        self.unary, self.gt_prob = unary, gt_prob
+        self.unary, self.gt_prob, self.stop = unary, gt_prob, stop
 
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
         """Maps that follow the image's edges; background and scores sum to 1 at every pixel."""
-        full = at_image_size(maps)
-        if full.background is None:
+        return self.refine_batch([image], [maps])[0]
+
+    def refine_batch(self, images: Sequence[Tensor], maps: Sequence[LocalizationMaps]) -> list[LocalizationMaps]:
+        """``refine`` of several images, all at once on a GPU."""
+        full = [at_image_size(each) for each in maps]
+        priors = [self._prior(each) for each in full]
+        refined = infer([image.permute(1, 2, 0) for image in images], priors, self.params, stop=self.stop)
+        return [each.with_scores(beliefs[1:], beliefs[0]) for each, beliefs in zip(full, refined, strict=True)]
+
+    def _prior(self, maps: LocalizationMaps) -> Prior:
+        """Of background and the classes present, from maps at image size."""
+        if maps.background is None:
             raise UserError("the maps have no background", where="refine", remedy="Put 'power' or 'threshold' before")
-        pixels = image.permute(1, 2, 0).contiguous()
         if self.unary == "labels":
-            local = label_map(full.scores, full.background, range_like(full.classes)).long()
-            refined = dense_crf_labels(pixels, local, len(full.classes) + 1, self.params, gt_prob=self.gt_prob)
-        else:
-            stacked = full.scores.new_empty(len(full.classes) + 1, *full.size)
-            stacked[0], stacked[1:] = full.background, full.scores
-            refined = dense_crf(pixels, stacked, self.params)
-        return full.with_scores(refined[1:], refined[0])
+            local = label_map(maps.scores, maps.background, range_like(maps.classes))
+            return Prior.of_labels(local, len(maps.classes) + 1, self.gt_prob)
+        stacked = maps.scores.new_empty(len(maps.classes) + 1, *maps.size)
+        stacked[0], stacked[1:] = maps.background, maps.scores
+        return Prior.of_probabilities(checked_scores(stacked, "maps"))
 
 
 def range_like(classes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dense conditional random fields on the CPU or an accelerator, in PyTorch alone."""
+"""Dense conditional random fields: compiled loops on a CPU, PyTorch on other devices."""
 
 from weakseg.ops.crf.mean_field import (
     Engine,

@@ -29,18 +29,22 @@ class PermutohedralLattice:
 
     Args:
         features: (N, D) float32, divided by the kernel's widths.
+        owner: (N,) integers; points of different owners, such as images, do not hear of each other. ``None`` for one.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, owner: Tensor | None = None) -> None:
         simplex = enclosing_simplex(elevate(features.T))
         points = corner_points(simplex)
+        if owner is not None:  # one more coordinate, along which there is no axis
+            points = torch.cat([points, owner.int().repeat(len(simplex.base))[None]])
         places = place_values(points)
         numbers, order = number_points(points, places).sort(stable=True)
         first = torch.ones_like(numbers, dtype=torch.bool)
         first[1:] = numbers[1:] != numbers[:-1]
 
         self._splat = splat_onto(order, first, simplex.weights)
-        steps = number_steps(points, numbers[first], order[first], places)
+        axes = axis_steps(features.shape[1], len(points))
+        steps = number_steps(points, numbers[first], order[first], places, axes)
         self._blurs = [blur_along(neighbours(own, sought)) for own, sought in steps]
         self._slice = slice_from(order, first, simplex.weights)
 
@@ -148,9 +152,10 @@ def corner_points(simplex: Simplex) -> Tensor:
     return torch.stack([(base + corner - count * (rank >= count - corner)).flatten() for base, rank in coordinates])
 
 
-def axis_steps(dims: int) -> list[list[int]]:
-    """The steps to the next corner along each of the D + 1 axes, without the last coordinate."""
-    return [[dims if i == axis else -1 for i in range(dims)] for axis in range(dims + 1)]
+def axis_steps(dims: int, coordinates: int) -> list[list[int]]:
+    """The steps to the next corner along each of the D + 1 axes, without the last coordinate; 0 in further ones."""
+    further = [0] * (coordinates - dims)
+    return [[dims if i == axis else -1 for i in range(dims)] + further for axis in range(dims + 1)]
 
 
 def place_values(points: Tensor) -> list[tuple[int, int]] | None:
@@ -184,20 +189,25 @@ def number_points(points: Tensor, places: list[tuple[int, int]] | None) -> Tenso
 
 
 def number_steps(
-    points: Tensor, numbers: Tensor, example: Tensor, places: list[tuple[int, int]] | None
+    points: Tensor,
+    numbers: Tensor,
+    example: Tensor,
+    places: list[tuple[int, int]] | None,
+    steps: list[list[int]],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Numbers of the distinct points, and of the places one step from each, along each of the D + 1 axes.
+    """Numbers of the distinct points, and of the places one step from each, along each axis.
 
     Args:
         points: (D, K) int32.
         numbers: (M,) int64, the distinct numbers of the points, ascending.
         example: (M,) int64, a point for each number.
         places: What ``place_values`` says of the points.
+        steps: Along each axis, for each coordinate.
 
     Yields:
         (M,) ascending and (M,) numbers.
     """
-    for step in axis_steps(len(points)):
+    for step in steps:
         if places is not None:
             yield numbers, numbers + sum(way * place for way, (_, place) in zip(step, places, strict=True))
         else:

@@ -8,33 +8,43 @@ weight (Potts). The mean field repeats one step: each pixel hears from all other
 weighted by the kernels, and adds that to what it thought by itself (algorithm 1).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weakseg.ops.crf.exact import DenseKernel, SeparableKernel
-from weakseg.ops.crf.lattice import PermutohedralLattice
+from weakseg.ops.crf import potentials
 from weakseg.ops.crf.parameters import CRFParameters, parameters
+from weakseg.ops.crf.prior import Prior, as_tensor, checked_image, checked_scores
 
 Engine = Literal["auto", "exact", "lattice"]
-Kernel = Callable[[Tensor], Tensor]
 Array = TypeVar("Array", NDArray[Any], Tensor)
+Pair = tuple[Tensor, Prior]
 
-LEAST_PROBABILITY = 1e-5
-LEAST_MASS = 1e-20
 EXACT_PIXELS = 1024
 """Largest image that the engine "auto" gives to the exact sums."""
 
+PIXELS_TOGETHER = 2**21
+"""Pixels whose lattices are made into one on an accelerator: about 11 photographs of VOC."""
+
 
 def dense_crf(
-    image: NDArray[Any] | Tensor, probabilities: Array, params: str | CRFParameters = "A", *, engine: Engine = "auto"
+    image: NDArray[Any] | Tensor,
+    probabilities: Array,
+    params: str | CRFParameters = "A",
+    *,
+    engine: Engine = "auto",
+    stop: float | None = None,
 ) -> Array:
     """Probabilities refined by a dense CRF.
+
+    Work on a CPU is spread over ``torch.get_num_threads()`` threads; the result is the same to the bit for any number.
 
     Args:
         image: (H, W, 3) uint8.
@@ -42,6 +52,8 @@ def dense_crf(
         params: Name of one of ``CRF_PARAMETERS``, or parameters.
         engine: "exact" sums over all pairs of pixels, in time quadratic in their number; "lattice" approximates the
             sums in linear time; "auto" is exact for images of at most 1,024 pixels, else takes the lattice.
+        stop: In [0, 1); ends the updates once at most this share of the pixels changes its label in one. ``None`` for
+            as many updates as the parameters say.
 
     Returns:
         (L, H, W) float32 that sums to one over L; an array for an array, a tensor on the same device for a tensor.
@@ -49,15 +61,20 @@ def dense_crf(
     Raises:
         ValueError: If shapes, types or names do not fit, or a probability is not finite.
     """
-    scores = _scores(probabilities, "probabilities")
-    return _as_given(_infer(image, unary_from_probabilities(scores), params, engine), probabilities)
+    return dense_crf_batch([image], [probabilities], params, engine=engine, stop=stop)[0]
 
 
 def dense_crf_from_unary(
-    image: NDArray[Any] | Tensor, unary: Array, params: str | CRFParameters = "A", *, engine: Engine = "auto"
+    image: NDArray[Any] | Tensor,
+    unary: Array,
+    params: str | CRFParameters = "A",
+    *,
+    engine: Engine = "auto",
+    stop: float | None = None,
 ) -> Array:
     """Like ``dense_crf``, from (L, H, W) energies: negative log-probabilities up to a constant per pixel."""
-    return _as_given(_infer(image, _scores(unary, "unary"), params, engine), unary)
+    prior = Prior.of_energies(checked_scores(unary, "unary"))
+    return _as_given(infer([image], [prior], params, engine=engine, stop=stop)[0], unary)
 
 
 def dense_crf_labels(
@@ -68,6 +85,7 @@ def dense_crf_labels(
     gt_prob: float = 0.7,
     *,
     engine: Engine = "auto",
+    stop: float | None = None,
 ) -> Array:
     """Like ``dense_crf``, from a label map that is believed with probability ``gt_prob``.
 
@@ -78,6 +96,7 @@ def dense_crf_labels(
         params: Name of one of ``CRF_PARAMETERS``, or parameters.
         gt_prob: In (0, 1).
         engine: As for ``dense_crf``.
+        stop: As for ``dense_crf``.
 
     Returns:
         (L, H, W) float32 that sums to one over L.
@@ -85,8 +104,8 @@ def dense_crf_labels(
     Raises:
         ValueError: If shapes, types, names, labels or ``gt_prob`` do not fit.
     """
-    unary = unary_from_labels(_tensor(labels), num_labels, gt_prob)
-    return _as_given(_infer(image, unary, params, engine), labels)
+    prior = Prior.of_labels(as_tensor(labels), num_labels, gt_prob)
+    return _as_given(infer([image], [prior], params, engine=engine, stop=stop)[0], labels)
 
 
 def dense_crf_batch(
@@ -95,12 +114,30 @@ def dense_crf_batch(
     params: str | CRFParameters = "A",
     *,
     engine: Engine = "auto",
+    stop: float | None = None,
 ) -> list[Array]:
-    """``dense_crf`` of each pair of an image and its probabilities; sizes may differ between pairs."""
+    """``dense_crf`` of each pair of an image and its probabilities, side by side.
+
+    On a CPU, threads take one image each; on an accelerator, one set of operations serves many images.
+
+    Args:
+        images: (H, W, 3) uint8 each; sizes may differ.
+        probabilities: (L, H, W) float each; L may differ.
+        params: As for ``dense_crf``.
+        engine: As for ``dense_crf``.
+        stop: As for ``dense_crf``; each image stops by itself.
+
+    Returns:
+        (L, H, W) each.
+
+    Raises:
+        ValueError: As ``dense_crf``, and if there are not as many images as probabilities.
+    """
     if len(images) != len(probabilities):
         raise ValueError(f"{len(images)} images but probabilities for {len(probabilities)}")
-    pairs = zip(images, probabilities, strict=True)
-    return [dense_crf(image, scores, params, engine=engine) for image, scores in pairs]
+    priors = [Prior.of_probabilities(checked_scores(scores, "probabilities")) for scores in probabilities]
+    found = infer(images, priors, params, engine=engine, stop=stop)
+    return [_as_given(beliefs, scores) for beliefs, scores in zip(found, probabilities, strict=True)]
 
 
 def unary_from_probabilities(probabilities: Tensor) -> Tensor:
@@ -112,7 +149,8 @@ def unary_from_probabilities(probabilities: Tensor) -> Tensor:
     Returns:
         (L, H, W) float32.
     """
-    return -probabilities.float().clamp(LEAST_PROBABILITY, 1).log()
+    prior = Prior.of_probabilities(probabilities.float())
+    return prior.of_all_labels(prior.unary())
 
 
 def unary_from_labels(labels: Tensor, num_labels: int, gt_prob: float = 0.7) -> Tensor:
@@ -129,152 +167,102 @@ def unary_from_labels(labels: Tensor, num_labels: int, gt_prob: float = 0.7) -> 
     Raises:
         ValueError: If a label or ``gt_prob`` is out of range, or ``labels`` is not an integer map.
     """
-    if labels.ndim != 2 or labels.numel() == 0 or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be (H, W) integers, not {_described(labels)}")
-    if not 0 < gt_prob < 1:
-        raise ValueError(f"gt_prob must be between 0 and 1, not {gt_prob}")
-    labels = labels.long()
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= num_labels:
-        raise ValueError(f"labels must be in [0, {num_labels}), not in [{lowest}, {highest}]")
-    others = max(num_labels - 1, 1)
-    energies = -torch.tensor([(1 - gt_prob) / others, gt_prob], device=labels.device).log()
-    given = labels == torch.arange(num_labels, device=labels.device)[:, None, None]
-    return energies[given.long()]
+    prior = Prior.of_labels(labels, num_labels, gt_prob)
+    return prior.of_all_labels(prior.unary())
 
 
-@dataclass(frozen=True)
-class Potential:
-    """A kernel, normalised symmetrically, and its Potts weight.
-
-    Attributes:
-        kernel: (N, L) values to their (N, L) weighted sums over all pixels, the pixel itself included.
-        scale: (N, 1), 1 / sqrt(n_i), where n_i is the sum of the kernel's values between pixel i and all others.
-        compat: Weight.
-    """
-
-    kernel: Kernel
-    scale: Tensor
-    compat: float
-
-    @classmethod
-    def of(cls, kernel: Kernel, compat: float, count: int, device: torch.device) -> "Potential":
-        """The potential of a kernel over ``count`` pixels."""
-        mass = kernel(torch.ones(count, 1, device=device)) + LEAST_MASS
-        return cls(kernel, mass.rsqrt(), compat)
-
-    def message(self, beliefs: Tensor) -> Tensor:
-        """What all pixels say to each: compat * sum_j k_ij / sqrt(n_i n_j) Q_j, for (N, L) beliefs."""
-        return self.kernel(beliefs * self.scale).mul_(self.scale * self.compat)
-
-
-def mean_field(unary: Tensor, kernels: Sequence[Potential], iterations: int) -> Tensor:
-    """Beliefs Q after some updates of all pixels together (algorithm 1).
+def infer(
+    images: Sequence[NDArray[Any] | Tensor],
+    priors: Sequence[Prior],
+    params: str | CRFParameters,
+    *,
+    engine: Engine = "auto",
+    stop: float | None = None,
+) -> list[Tensor]:
+    """What all of the above do, from any kind of prior.
 
     Args:
-        unary: (L, N) energies.
-        kernels: Potentials over N pixels.
-        iterations: Number of updates.
+        images: (H, W, 3) uint8 each; sizes may differ.
+        priors: One for each image.
+        params: As for ``dense_crf``.
+        engine: As for ``dense_crf``.
+        stop: As for ``dense_crf``; each image stops by itself.
 
     Returns:
-        (L, N) that sums to one over L.
+        (L, H, W) beliefs each.
+
+    Raises:
+        ValueError: If sizes, types or names do not fit.
     """
-    beliefs = softmax(-unary)
-    for _ in range(iterations if kernels else 0):
-        rows = beliefs.T.contiguous()
-        heard = torch.stack([kernel.message(rows) for kernel in kernels]).sum(0)
-        beliefs = softmax(heard.T.contiguous() - unary)
-    return beliefs
-
-
-def softmax(logits: Tensor) -> Tensor:
-    """Softmax over the first dimension; PyTorch's own rounds differently when the number of threads changes."""
-    powers = (logits - logits.amax(0)).exp_()
-    return powers.div_(powers.sum(0))
-
-
-def pixel_features(image: Tensor, sxy: float, srgb: float | None = None) -> Tensor:
-    """Position, and colour unless ``srgb`` is ``None``, in units of the kernel's widths.
-
-    Args:
-        image: (H, W, 3) uint8.
-        sxy: Width in pixels.
-        srgb: Width in grey levels.
-
-    Returns:
-        (H * W, 2 or 5) float32: x, y, and the three colours.
-    """
-    height, width = image.shape[:2]
-    down, along = (torch.arange(side, dtype=torch.float32, device=image.device) / sxy for side in (height, width))
-    features = [along.repeat(height), down.repeat_interleave(width)]
-    if srgb is not None:
-        features.extend(image.reshape(-1, 3).T.float() / srgb)
-    return torch.stack(features, 1)
-
-
-def potentials(image: Tensor, params: CRFParameters, *, exact: bool) -> Iterator[Potential]:
-    """The kernels that have a weight: of position, and of position and colour (Eq. 3).
-
-    Args:
-        image: (H, W, 3) uint8.
-        params: Widths and weights.
-        exact: Whether to sum over all pairs, or on the lattice.
-    """
-    height, width = image.shape[:2]
-    position, colour = params.gaussian_compat, params.bilateral_compat
-    kernel: Kernel
-    if position and exact:
-        kernel = SeparableKernel(height, width, params.gaussian_sxy, image.device)
-        yield Potential.of(kernel, position, height * width, image.device)
-    elif position:
-        kernel = PermutohedralLattice(pixel_features(image, params.gaussian_sxy))
-        yield Potential.of(kernel, position, height * width, image.device)
-    if colour:
-        features = pixel_features(image, params.bilateral_sxy, params.bilateral_srgb)
-        kernel = DenseKernel(features) if exact else PermutohedralLattice(features)
-        yield Potential.of(kernel, colour, height * width, image.device)
-
-
-def _infer(image: NDArray[Any] | Tensor, unary: Tensor, params: str | CRFParameters, engine: Engine) -> Tensor:
-    """(L, H, W) beliefs for an image and energies of its size."""
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine '{engine}', known: {', '.join(get_args(Engine))}")
+    if stop is not None and not 0 <= stop < 1:
+        raise ValueError(f"stop must be at least 0 and below 1, not {stop}")
     settings = parameters(params)
-    pixels = _pixels(image, unary)
-    exact = engine == "exact" or (engine == "auto" and unary[0].numel() <= EXACT_PIXELS)
-    with torch.no_grad():
-        kernels = list(potentials(pixels, settings, exact=exact)) if settings.iterations else []
-        return mean_field(unary.flatten(1), kernels, settings.iterations).view_as(unary)
+    pairs = [(checked_image(image, prior), prior) for image, prior in zip(images, priors, strict=True)]
+    groups = list(_groups(pairs, engine))
+    on_cpu = all(prior.values.device.type == "cpu" for _, prior in pairs)
+    workers = max(1, min(torch.get_num_threads(), len(groups))) if on_cpu else 1
+    work = partial(_infer_group, params=settings, engine=engine, stop=stop, threads=torch.get_num_threads() // workers)
+    if workers == 1:
+        found = [work(group) for group in groups]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(work, groups))
+    beliefs = itertools.chain.from_iterable(found)
+    return [prior.of_all_labels(planes) for (_, prior), planes in zip(pairs, beliefs, strict=True)]
 
 
-def _tensor(values: NDArray[Any] | Tensor) -> Tensor:
-    """Tensors stay as they are; arrays, and what can become one, are copied."""
-    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, order="C"))
+def _groups(pairs: Sequence[Pair], engine: Engine) -> Iterator[list[Pair]]:
+    """Neighbours whose lattices become one."""
+    group: list[Pair] = []
+    for pair in pairs:
+        if group and not _is_together([*group, pair], engine):
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
 
 
-def _scores(values: NDArray[Any] | Tensor, name: str) -> Tensor:
-    """(L, H, W) float32, checked."""
-    scores = _tensor(values)
-    if scores.ndim != 3 or scores.numel() == 0 or not scores.is_floating_point():
-        raise ValueError(f"{name} must be (L, H, W) floating point, not {_described(scores)}")
-    if not scores.isfinite().all():
-        raise ValueError(f"{name} must be finite, but some are infinite or not a number")
-    return scores.float()
+def _is_together(pairs: Sequence[Pair], engine: Engine) -> bool:
+    """Whether one lattice serves them: on the same accelerator, and not too many pixels."""
+    devices = {prior.values.device for _, prior in pairs}
+    pixels = sum(prior.values[0].numel() for _, prior in pairs)
+    exact = any(_is_exact(pair, engine) for pair in pairs)
+    return len(devices) == 1 and devices.pop().type != "cpu" and not exact and pixels <= PIXELS_TOGETHER
 
 
-def _pixels(image: NDArray[Any] | Tensor, unary: Tensor) -> Tensor:
-    """(H, W, 3) uint8 on the device of the unary, checked against its size."""
-    pixels = _tensor(image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
-        raise ValueError(f"image must be (H, W, 3) uint8, not {_described(pixels)}")
-    size, expected = tuple(pixels.shape[:2]), tuple(unary.shape[1:])
-    if size != expected:
-        raise ValueError(f"image is {size[0]} x {size[1]} pixels but its labels are {expected[0]} x {expected[1]}")
-    return pixels.to(unary.device)
+def _is_exact(pair: Pair, engine: Engine) -> bool:
+    return engine == "exact" or (engine == "auto" and pair[1].values[0].numel() <= EXACT_PIXELS)
 
 
-def _described(values: Tensor) -> str:
-    return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
+def _infer_group(
+    group: list[Pair], *, params: CRFParameters, engine: Engine, stop: float | None, threads: int
+) -> list[Tensor]:
+    """(P, H, W) beliefs for each image."""
+    images, priors = [image for image, _ in group], [prior for _, prior in group]
+    exact = _is_exact(group[0], engine)
+    if not exact and images[0].device.type == "cpu":
+        with suppress(OverflowError):  # kernels so narrow that only the general lattice can number their corners
+            return [_infer_on_cpu(images[0], priors[0], params, stop, threads)]
+    return potentials.infer(images, priors, params, exact=exact, stop=stop)
+
+
+def _infer_on_cpu(image: Tensor, prior: Prior, params: CRFParameters, stop: float | None, threads: int) -> Tensor:
+    from weakseg.ops.crf import cpu
+
+    beliefs = cpu.infer(
+        image.contiguous().numpy(),
+        prior.values.flatten(1).contiguous().numpy(),
+        prior.copies.numpy(),
+        params,
+        energies=prior.energies,
+        least=prior.least,
+        stop=stop,
+        threads=threads,
+    )
+    return torch.from_numpy(beliefs).view_as(prior.values)
 
 
 def _as_given(result: Tensor, given: Array) -> Array:
