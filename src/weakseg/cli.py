@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -171,9 +170,6 @@ def recipes(
 
 def main() -> None:
     """Run the command line; what the user can put right is one line and exit status 2."""
-    # PyTorch's threads would wait for each other by spinning, which makes everything some times slower as soon as
-    # another program wants the same cores. Read when PyTorch is imported, which no command has done yet.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except UserError as error:
