@@ -155,7 +155,7 @@ class TestProperties:
         image, probabilities = scene(*size, labels=2, seed=seed)
         beliefs = dense_crf(image, probabilities, "C", engine=engine)
         flipped = dense_crf(image.flip(axis), probabilities.flip(axis + 1), "C", engine=engine)
-        error = 1e-5 if engine == "exact" else 0.05  # a lattice has a place
+        error = 1e-5 if engine == "exact" else 0.1  # a lattice has a place
         torch.testing.assert_close(flipped.flip(axis + 1), beliefs, rtol=0, atol=error)
 
     @settings(max_examples=10, deadline=None)

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from tests.ops.scenes import scene
+from weakseg.data.maps import LocalizationMaps
 from weakseg.ops.crf import CRF_PARAMETERS, mean_field
 from weakseg.ops.crf.lattice import PermutohedralLattice
 from weakseg.ops.crf.potentials import infer, pixel_features
 from weakseg.ops.crf.prior import Prior, shared
+from weakseg.refine.crf import CRFRefiner
 
 SIZES = [(12, 17), (30, 20), (1, 9), (25, 26)]
 LABELS = [2, 5, 1, 3]
@@ -94,3 +96,24 @@ def test_several_images_are_spread_over_threads():
         torch.set_num_threads(threads)
     alone = [mean_field.infer([i], [p], "C", engine="lattice")[0] for i, p in zip(images, priors, strict=True)]
     assert all(map(torch.equal, found, alone))
+
+
+@pytest.mark.parametrize("unary", ["probabilities", "labels"])
+@pytest.mark.parametrize("stop", [None, 0.05])
+def test_refiner_takes_images_together(unary, stop):
+    images, probabilities = zip(*[scene(40, 30, labels=3), scene(50, 45, labels=2, seed=1)], strict=True)
+    maps = [
+        LocalizationMaps(torch.arange(len(each) - 1), each[1:], tuple(each.shape[1:]), each[0])
+        for each in probabilities
+    ]
+    planes = [image.permute(2, 0, 1) for image in images]
+    refiner = CRFRefiner(params="D", unary=unary, stop=stop)
+    together = refiner.refine_batch(planes, maps)
+    for image, before, after, scores in zip(planes, maps, together, probabilities, strict=True):
+        alone = refiner.refine(image, before)
+        assert torch.equal(alone.scores, after.scores)
+        assert torch.equal(alone.background, after.background)
+        as_labels = Prior.of_labels(scores.argmax(0), len(scores), 0.7)
+        prior = as_labels if unary == "labels" else Prior.of_probabilities(scores)
+        expected = mean_field.infer([image.permute(1, 2, 0)], [prior], "D", stop=stop)[0]
+        assert torch.equal(torch.cat([after.background[None], after.scores]), expected)

@@ -38,12 +38,12 @@ def by_threads(given, *counts, **options):
 
 
 @pytest.mark.parametrize("name", list(CRF_PARAMETERS))
-@pytest.mark.parametrize("labels", [2, 4, 5, 21])
+@pytest.mark.parametrize("labels", [2, 4, 5, 8, 11, 21])
 def test_agrees_with_tensors(name, labels):
     image, probabilities = scene(43, 61, labels=labels, seed=labels)
     beliefs = dense_crf(image, probabilities, name, engine="lattice")
     expected = on_tensors(image, probabilities, CRF_PARAMETERS[name])
-    torch.testing.assert_close(beliefs, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(beliefs, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 257), (70, 80)])

@@ -48,7 +48,7 @@ def enclose(
         lowest: (D,) least b in each coordinate.
         places: (D,) the value in a key of a step in each coordinate.
         keys: (D + 1, N) of the corners by their remainders; written.
-        weights: (N, C) barycentric coordinates; the first D + 1 are written.
+        weights: (N, D + 1) barycentric coordinates; written.
         top: First row.
         bottom: Row after the last.
     """
@@ -224,7 +224,7 @@ def arrange(numbers: Keys, firsts: Integers, corners: Integers) -> None:  # prag
     Args:
         numbers: (D + 1, N) within each remainder.
         firsts: (D + 1,) number of the first corner of each remainder.
-        corners: (N, C); the first D + 1 columns are written.
+        corners: (N, D + 1); written.
     """
     for pixel in range(numbers.shape[1]):
         for c in range(len(numbers)):
@@ -232,21 +232,9 @@ def arrange(numbers: Keys, firsts: Integers, corners: Integers) -> None:  # prag
 
 
 @compiled
-def scale(weights: Floats, columns: int, squares: Floats) -> None:  # pragma: no cover - compiled
-    """Multiplies the first columns of each pixel by the square root of a number of its own."""
+def scale(weights: Floats, squares: Floats) -> None:  # pragma: no cover - compiled
+    """Multiplies the weights of each pixel by the square root of a number of its own."""
     for pixel in range(len(weights)):
         factor = np.sqrt(squares[pixel])
-        for c in range(columns):
+        for c in range(weights.shape[1]):
             weights[pixel, c] *= factor
-
-
-@compiled
-def append(
-    corners: Integers, weights: Floats, more: Integers, more_weights: Floats, shift: np.int32, factor: np.float32
-) -> None:  # pragma: no cover - compiled
-    """Fills the last columns of (N, C) corners and weights with others, which are moved and multiplied."""
-    column = corners.shape[1] - more.shape[1]
-    for pixel in range(len(more)):
-        for c in range(more.shape[1]):
-            corners[pixel, column + c] = more[pixel, c] + shift
-            weights[pixel, column + c] = more_weights[pixel, c] * factor

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weakseg.ops.crf.corners import EMPTY, append, arrange, enclose, look_ahead, move, number, scale, walk
+from weakseg.ops.crf.corners import EMPTY, arrange, enclose, look_ahead, move, number, scale, walk
 from weakseg.ops.crf.kernels import STRIP, blur, collect, splat, update
 from weakseg.ops.crf.parameters import CRFParameters
 
@@ -79,7 +79,7 @@ class Threads:
             self._pool.shutdown()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lattice:
     """Corners around N pixels, C for each.
 
@@ -87,46 +87,53 @@ class Lattice:
         corners: (N, C) int32 numbers in [0, count).
         weights: (N, C) float32.
         chains: For each axis, the numbers of corners that are neighbours along it, one chain after the other, the last
-            of a chain inverted (~); and from where these numbers count.
+            of a chain inverted (~).
         count: How many corners there are.
     """
 
     corners: Integers
     weights: Floats
-    chains: list[tuple[Integers, int]]
+    chains: list[Integers]
     count: int
 
     @classmethod
-    def empty(cls, pixels: int, columns: int) -> "Lattice":
-        """Room for C corners of each of N pixels."""
-        return cls(np.empty((pixels, columns), np.int32), np.empty((pixels, columns), np.float32), [], 0)
+    def empty(cls, pixels: int) -> "Lattice":
+        """Without corners."""
+        return cls(np.empty((pixels, 0), np.int32), np.empty((pixels, 0), np.float32), [], 0)
 
-    def append(self, other: "Lattice", factor: float) -> None:
-        """Fills the last columns with those of another lattice, its weights multiplied."""
-        given = (self.corners, self.weights, other.corners, other.weights)
-        append(*given, np.int32(self.count), np.float32(factor))
-        self.chains += [(chains, start + self.count) for chains, start in other.chains]
-        self.count += other.count
 
-    def message(self, planes: Floats, table: Floats, threads: Threads, columns: int | None = None) -> None:
+@dataclass(frozen=True)
+class Lattices:
+    """Two lattices around the same pixels, in one table; either may be empty."""
+
+    one: Lattice
+    other: Lattice
+
+    @property
+    def count(self) -> int:
+        """How many corners there are."""
+        return self.one.count + self.other.count
+
+    def message(self, planes: Floats, table: Floats, threads: Threads) -> None:
         """Replaces (4 or 8, stride) beliefs by what the pixels hear.
 
         Args:
             planes: The beliefs; the stride is a multiple of the number of labels.
-            table: (count, 4 or 8) room for sums.
+            table: Room for (count * 4 or 8,) sums.
             threads: Who works.
-            columns: How many of the C corners, from the first; ``None`` for all.
         """
-        columns = self.corners.shape[1] if columns is None else columns
-        pixels, lanes = (self.corners, self.weights), (0,) * len(planes)
-        beliefs, sums = (planes.reshape(-1), planes.shape[1]), table.reshape(-1)
+        one, other, lanes = self.one, self.other, (0,) * len(planes)
+        pixels = (one.corners, one.weights, other.corners, other.weights, one.count)
+        beliefs, sums = (planes.reshape(-1), planes.shape[1]), table[: self.count * len(planes)]
         sums.fill(0)
-        threads.each(splat, [(*beliefs, *pixels, sums, *span, lanes) for span in threads.spans(columns)])
-        for chains, start in self.chains:
-            own, parts = sums[start * len(lanes) :], max(1, min(threads.count, chains.size // PIXELS_A_THREAD))
-            threads.each(blur, [(own, chains, part, parts, lanes) for part in range(parts)])
-        spans = threads.spans(len(self.corners), STRIP)
-        threads.each(collect, [(sums, *pixels, columns, *beliefs, *span, lanes) for span in spans])
+        columns = threads.spans(one.corners.shape[1] + other.corners.shape[1])
+        threads.each(splat, [(*beliefs, *pixels, sums, *span, lanes) for span in columns])
+        for lattice, start in ((one, 0), (other, one.count)):
+            for chains in lattice.chains:
+                own, parts = sums[start * len(planes) :], max(1, min(threads.count, chains.size // PIXELS_A_THREAD))
+                threads.each(blur, [(own, chains, part, parts, lanes) for part in range(parts)])
+        spans = threads.spans(len(one.corners), STRIP)
+        threads.each(collect, [(sums, *pixels, *beliefs, *span, lanes) for span in spans])
 
 
 def infer(
@@ -156,17 +163,17 @@ def infer(
         (L, H * W), sums to one over L if each is counted as often as it stands for labels.
     """
     labels, pixels = prior.shape
+    lanes = [8] * (labels // 8) + [4 if labels % 8 <= 4 else 8] * (labels % 8 > 0)
     with Threads(max(1, min(threads, pixels // PIXELS_A_THREAD))) as crew:
-        lattice = lattice_of(image, params, crew) if params.iterations else Lattice.empty(pixels, 0)
-        lanes = 4 if labels <= 4 else 8
-        planes = zero_planes(-(-labels // lanes) * lanes, pixels)
-        blocks = np.split(planes, len(planes) // lanes)
-        tables = [aligned(lattice.count, lanes) for _ in range(min(crew.count, len(blocks)))]
+        lattices = lattices_of(image, params, crew)
+        planes = zero_planes(sum(lanes), pixels)
+        blocks = np.split(planes, np.cumsum(lanes[:-1]))
+        tables = [aligned(lattices.count * max(lanes)) for _ in range(min(crew.count, len(blocks)))]
         best = np.zeros(0 if stop is None else pixels, np.int32)
 
         def hear(worker: int) -> None:
             for block in blocks[worker :: len(tables)]:
-                lattice.message(block, tables[worker], crew if len(tables) == 1 else Threads(1))
+                lattices.message(block, tables[worker], crew if len(tables) == 1 else Threads(1))
 
         def believe() -> int:
             given = (planes, prior, np.float32(least), energies, copies, best)
@@ -195,40 +202,36 @@ def zero_planes(count: int, pixels: int) -> Floats:
     return np.zeros((count, lines * LINE), np.float32)
 
 
-def aligned(rows: int, columns: int) -> Floats:
-    """(rows, columns) that start with a cache line, so that no row of 4, 8 or 16 lies across two."""
-    room = np.empty(rows * columns + LINE, np.float32)
+def aligned(size: int) -> Floats:
+    """(size,) from the start of a cache line, so that no row of 4, 8 or 16 lies across two."""
+    room = np.empty(size + LINE, np.float32)
     start = -(room.ctypes.data // room.itemsize) % LINE
-    return room[start : start + rows * columns].reshape(rows, columns)
+    return room[start : start + size]
 
 
-def lattice_of(image: NDArray[np.uint8], params: CRFParameters, threads: Threads) -> Lattice:
-    """The corners of the kernels that have a weight: of position and colour, then of position."""
-    (height, width), position, colour = image.shape[:2], params.gaussian_compat, params.bilateral_compat
-    lattice = Lattice.empty(height * width, 6 * bool(colour) + 3 * bool(position))
-    if colour:
-        build(lattice, image, (params.bilateral_sxy,) * 2 + (params.bilateral_srgb,) * 3, colour, threads)
-    if position:
+def lattices_of(image: NDArray[np.uint8], params: CRFParameters, threads: Threads) -> Lattices:
+    """The lattices of the kernels that have a weight: of position and colour, and of position."""
+    height, width = image.shape[:2]
+    colour = position = Lattice.empty(height * width)
+    if params.iterations and params.bilateral_compat:
+        widths = (params.bilateral_sxy,) * 2 + (params.bilateral_srgb,) * 3
+        colour = build(image, widths, params.bilateral_compat, threads)
+    if params.iterations and params.gaussian_compat:
         make = position_lattice if height * width <= KEPT_PIXELS else position_lattice.__wrapped__
-        lattice.append(make(height, width, params.gaussian_sxy), math.sqrt(position))
-    return lattice
+        position = make(height, width, params.gaussian_sxy, params.gaussian_compat)
+    return Lattices(colour, position)
 
 
 @lru_cache(maxsize=4)
-def position_lattice(height: int, width: int, sxy: float) -> Lattice:
+def position_lattice(height: int, width: int, sxy: float, compat: float) -> Lattice:
     """The lattice of position alone, which images of one size share; the last few are kept."""
-    lattice = Lattice.empty(height * width, 3)
-    build(lattice, np.empty((height, width, 0), np.uint8), (sxy, sxy), 1, Threads(1))
-    return lattice
+    return build(np.empty((height, width, 0), np.uint8), (sxy, sxy), compat, Threads(1))
 
 
-def build(
-    lattice: Lattice, image: NDArray[np.uint8], widths: tuple[float, ...], compat: float, threads: Threads
-) -> None:
-    """Fills the first columns of an empty lattice, with weights for a kernel that is normalised.
+def build(image: NDArray[np.uint8], widths: tuple[float, ...], compat: float, threads: Threads) -> Lattice:
+    """The lattice of a kernel, with weights that normalise it.
 
     Args:
-        lattice: Changed.
         image: (H, W, 3); only its size matters to a kernel of position.
         widths: Of x and y, or of x, y and the three colours.
         compat: The kernel's weight.
@@ -237,24 +240,26 @@ def build(
     (height, width), size = image.shape[:2], len(widths) + 1
     pixels = height * width
     lowest, places = key_places(height, width, widths)
+    corners, weights = np.empty((pixels, size), np.int32), np.empty((pixels, size), np.float32)
     keys = np.empty((size, pixels), np.int64)
-    given = (image, np.array(widths, np.float32), lowest, places, keys, lattice.weights)
+    given = (image, np.array(widths, np.float32), lowest, places, keys, weights)
     threads.each(enclose, [(*given, *span) for span in threads.spans(height)])
     tables = threads.each(Table.of, [(of_remainder,) for of_remainder in keys])
-    *firsts, lattice.count = itertools.accumulate((table.count for table in tables), initial=0)
-    arrange(keys, np.array(firsts, np.int32), lattice.corners)
+    *firsts, count = itertools.accumulate((table.count for table in tables), initial=0)
+    arrange(keys, np.array(firsts, np.int32), corners)
     del keys
     for table, first in zip(tables, firsts, strict=True):
         table.numbers += np.int32(first)
     found, steps = [table.corners() for table in tables], [*places.tolist(), 0]
-    work = [(step, sum(steps), lattice.count, tables, found) for step in steps]
-    lattice.chains = [(chains, 0) for chains in threads.each(chains_along, work)]
+    work = [(step, sum(steps), count, tables, found) for step in steps]
+    lattice = Lattice(corners, weights, threads.each(chains_along, work), count)
     del tables, found, work
 
     planes = zero_planes(4, pixels)
     planes += 1
-    lattice.message(planes, aligned(lattice.count, 4), threads, size)
-    scale(lattice.weights, size, np.float32(compat) / (planes[0, :pixels] + LEAST_MASS))
+    Lattices(lattice, Lattice.empty(pixels)).message(planes, aligned(count * 4), threads)
+    scale(weights, np.float32(compat) / (planes[0, :pixels] + LEAST_MASS))
+    return lattice
 
 
 def key_places(height: int, width: int, widths: tuple[float, ...]) -> tuple[Integers, Keys]:

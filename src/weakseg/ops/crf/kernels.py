@@ -32,29 +32,45 @@ HALF, ONE = np.float32(0.5), np.float32(1)
 
 @contracted
 def splat(
-    planes: Floats, stride: int, corners: Integers, weights: Floats, table: Floats, first: int, last: int, lanes: Lanes
+    planes: Floats,
+    stride: int,
+    corners: Integers,
+    weights: Floats,
+    more: Integers,
+    more_weights: Floats,
+    shift: int,
+    table: Floats,
+    first: int,
+    last: int,
+    lanes: Lanes,
 ) -> None:  # pragma: no cover - compiled
     """Adds each pixel's weighted beliefs to some of its corners; no corner stands in more than one column.
 
     Args:
         planes: (lanes * stride,).
         stride: Length of a plane, at least N, a multiple of the lanes.
-        corners: (N, C) numbers.
+        corners: (N, C) numbers of one lattice.
         weights: (N, C).
+        more: (N, D) numbers of another lattice.
+        more_weights: (N, D).
+        shift: Where the other lattice starts in the table.
         table: (M * lanes,) sums; changed.
-        first: First column.
+        first: First column, of C + D.
         last: Column after the last.
         lanes: As many zeros as the table has labels.
     """
-    size = len(lanes)
+    size, own = len(lanes), corners.shape[1]
     rows = np.empty(size * size, np.float32)
     for begin in range(0, len(corners), size):
         transpose(planes, begin, stride, rows, 0, size, lanes)
         for pixel in range(begin, min(begin + size, len(corners))):
             row = load(rows, (pixel - begin) * size, lanes)
-            for c in range(first, last):
+            for c in range(first, min(own, last)):
                 place = np.int64(corners[pixel, c]) * size
                 store(add_weighted(load(table, place, lanes), weights[pixel, c], row), table, place)
+            for c in range(max(first - own, 0), last - own):
+                place = (more[pixel, c] + shift) * size
+                store(add_weighted(load(table, place, lanes), more_weights[pixel, c], row), table, place)
 
 
 @contracted
@@ -95,7 +111,9 @@ def collect(
     table: Floats,
     corners: Integers,
     weights: Floats,
-    columns: int,
+    more: Integers,
+    more_weights: Floats,
+    shift: int,
     planes: Floats,
     stride: int,
     first: int,
@@ -106,9 +124,11 @@ def collect(
 
     Args:
         table: (M * lanes,).
-        corners: (N, C) numbers.
-        weights: (N, C).
-        columns: How many of the C corners.
+        corners: As for ``splat``.
+        weights: As for ``splat``.
+        more: As for ``splat``.
+        more_weights: As for ``splat``.
+        shift: As for ``splat``.
         planes: (lanes * stride,); written.
         stride: Length of a plane, at least N, a multiple of the lanes.
         first: First pixel, a multiple of the lanes.
@@ -120,9 +140,11 @@ def collect(
     for begin in range(first, last, size):
         for pixel in range(begin, min(begin + size, last)):
             row = zeros(lanes)
-            for c in range(columns):
+            for c in range(corners.shape[1]):
                 place = np.int64(corners[pixel, c]) * size
                 row = add_weighted(row, weights[pixel, c], load(table, place, lanes))
+            for c in range(more.shape[1]):
+                row = add_weighted(row, more_weights[pixel, c], load(table, (more[pixel, c] + shift) * size, lanes))
             store(row, rows, (pixel - begin) * size)
         transpose(rows, 0, size, planes, begin, stride, lanes)
 
