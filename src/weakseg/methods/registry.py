@@ -3,11 +3,12 @@
 from typing import Any
 
 from weakseg.methods.cam import CAM
+from weakseg.methods.eps import EPS
 from weakseg.methods.method import Method
 from weakseg.networks.backbone import Backbone
 from weakseg.registry import find
 
-METHODS: dict[str, type[Method]] = {"cam": CAM}
+METHODS: dict[str, type[Method]] = {"cam": CAM, "eps": EPS}
 
 
 def method_class(name: str) -> type[Method]:
