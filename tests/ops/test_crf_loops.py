@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from weakseg.ops.crf import cpu, kernels, vectors
+from weakseg.ops.crf import cpu, kernels
 from weakseg.ops.crf.corners import walk
 from weakseg.ops.crf.vectors import add_weighted, load, store, transpose, zeros
 
@@ -36,20 +36,6 @@ class TestVectors:
         weighted_sum(values, np.float32(0.5), result, (0,) * lanes)
         np.testing.assert_array_equal(result[1:-1], 0.5 * values.reshape(3, lanes).sum(0))
         assert result[0] == result[-1] == 0
-
-
-def test_loops_are_compiled_anew_where_no_folder_can_be_written(monkeypatch):
-    kept = []
-
-    def without_folder(**options):
-        kept.append(options.get("cache", False))
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
-
-    monkeypatch.setattr(vectors, "njit", without_folder)
-    assert vectors.compiled(lambda x: x + 1)(2) == 3
-    assert kept == [True, False]
 
 
 def test_corners_are_numbered_in_the_order_in_which_they_are_met():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weakseg.ops.crf.vectors import compiled
+from weakseg.ops.compiled import compiled
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]

@@ -8,7 +8,7 @@ from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.run import RunResult, run
 from weakseg.pipeline.shipped import recipe_path
 
-TRAIN, VAL = 400, 100
+TRAIN, VAL = 320, 80
 
 
 def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> RunResult:

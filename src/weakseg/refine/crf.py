@@ -12,12 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
-from weakseg.errors import UserError
 from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.ops.crf.mean_field import infer
 from weakseg.ops.crf.prior import Prior, checked_scores
 from weakseg.ops.maps import label_map
-from weakseg.refine.masks import at_image_size
+from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.refiner import Refiner
 from weakseg.registry import find
 
@@ -65,13 +64,12 @@ class CRFRefiner(Refiner):
 
     def _prior(self, maps: LocalizationMaps) -> Prior:
         """Of background and the classes present, from maps at image size."""
-        if maps.background is None:
-            raise UserError("the maps have no background", where="refine", remedy="Put 'power' or 'threshold' before")
+        background = background_of(maps)
         if self.unary == "labels":
-            local = label_map(maps.scores, maps.background, range_like(maps.classes))
+            local = label_map(maps.scores, background, range_like(maps.classes))
             return Prior.of_labels(local, len(maps.classes) + 1, self.gt_prob)
         stacked = maps.scores.new_empty(len(maps.classes) + 1, *maps.size)
-        stacked[0], stacked[1:] = maps.background, maps.scores
+        stacked[0], stacked[1:] = background, maps.scores
         return Prior.of_probabilities(checked_scores(stacked, "maps"))
 
 

@@ -24,8 +24,16 @@ def pseudo_mask(maps: LocalizationMaps) -> Tensor:
     Raises:
         UserError: If nothing has said what background is.
     """
-    if maps.background is None:
-        raise UserError("the maps have no background", where="refine", remedy="Add 'power' or 'threshold'")
     full = at_image_size(maps)
-    assert full.background is not None
-    return label_map(full.scores, full.background, full.classes)
+    return label_map(full.scores, background_of(full), full.classes)
+
+
+def background_of(maps: LocalizationMaps) -> Tensor:
+    """(h, w) background of maps that need one.
+
+    Raises:
+        UserError: If nothing has said what background is.
+    """
+    if maps.background is None:
+        raise UserError("the maps have no background", where="refine", remedy="Put 'power' or 'threshold' before")
+    return maps.background

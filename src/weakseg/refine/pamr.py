@@ -12,10 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
-from weakseg.errors import UserError
 from weakseg.ops.maps import resize, strided_size
 from weakseg.ops.pamr import DILATIONS, Normalization, pamr
-from weakseg.refine.masks import at_image_size
+from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.refiner import Refiner
 
 
@@ -46,11 +45,9 @@ class PAMRRefiner(Refiner):
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
         """Maps that follow the image's edges, at image size; each stays in its range, and their sum is kept."""
         full = at_image_size(maps)
-        if full.background is None:
-            raise UserError("the maps have no background", where="refine", remedy="Put 'power' or 'threshold' before")
         height, width = full.size
         grid = (strided_size(height, self.stride), strided_size(width, self.stride))
-        stacked = resize(torch.cat([full.background[None], full.scores]), grid, align_corners=True)
+        stacked = resize(torch.cat([background_of(full)[None], full.scores]), grid, align_corners=True)
         refined = pamr(
             image[None] / 255,
             stacked[None],

@@ -24,7 +24,7 @@ from torchvision.ops import masks_to_boxes, nms
 
 from weakseg.data.maps import LocalizationMaps
 from weakseg.errors import UserError
-from weakseg.refine.masks import at_image_size
+from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.refiner import Refiner
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -290,11 +290,10 @@ class SAMRefiner(Refiner):
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
         """Maps that are constant within segments."""
         full = at_image_size(maps)
-        if full.background is None:
-            raise UserError("the maps have no background", where="refine", remedy="Put 'power' or 'threshold' before")
+        background = background_of(full)
         if len(full.classes) == 0:
             return full
-        return full.with_scores(*vote(full.scores, full.background, self.segments(image, full), self.min_share))
+        return full.with_scores(*vote(full.scores, background, self.segments(image, full), self.min_share))
 
     def segments(self, image: Tensor, maps: LocalizationMaps) -> Segments:
         """What votes, for maps at image size."""

@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from weakseg.ops.crf.vectors import Lanes, add_weighted, compiled, load, store, transpose, zeros
+from weakseg.ops.compiled import compiled
+from weakseg.ops.crf.vectors import Lanes, add_weighted, load, store, transpose, zeros
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]

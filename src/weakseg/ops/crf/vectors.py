@@ -8,10 +8,10 @@ Numba keeps compiled loops until their own file changes; after a change here, to
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.datamodel.manager import DataModelManager
@@ -20,24 +20,8 @@ from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import make_array
 
 Lanes = tuple[int, ...]
-Function = TypeVar("Function", bound=Callable[..., object])
 Values = Sequence[ir.Value]
 Writer = Callable[[BaseContext, ir.IRBuilder, Signature, Values], ir.Value]
-
-
-def compiled(function: Function, *, contract: bool = False) -> Function:
-    """A function as machine code that threads run side by side; kept on disk where there is a place for it.
-
-    Args:
-        function: Arrays and numbers in, numbers or nothing out.
-        contract: Whether a product and a sum may become one instruction, which rounds once. The order of sums stays.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"} if contract else False}
-    try:
-        kept: Function = njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written
-        kept = njit(**options)(function)
-    return kept
 
 
 def instruction(function: Callable[..., tuple[Signature, Writer]]) -> Callable[..., Any]:
