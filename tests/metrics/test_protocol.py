@@ -41,6 +41,7 @@ def test_json_is_that_of_the_design():
         "backbone": "mobilenetv2_100",
         "weights": "imagenet",
         "absent": ["dog"],
+        "saliency": None,
     }
 
 
@@ -49,6 +50,15 @@ def test_json_comes_back():
     after = ProtocolResult.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False)))
     assert after == before
     assert after.others["boundary_f1"] is None
+
+
+def test_saliency_is_told_with_its_source():
+    with_maps = result(supervision="tags+saliency", saliency="folder:SaliencyMaps")
+    assert ProtocolResult.from_json(with_maps.to_json()) == with_maps
+    assert "(tags+saliency, saliency from folder:SaliencyMaps, 219 images" in protocol_line("seed@train", with_maps)
+    older = {name: value for name, value in result().to_json().items() if name != "saliency"}
+    assert ProtocolResult.from_json(older).saliency is None
+    assert "saliency" not in protocol_line("seed@train", result())
 
 
 def test_nothing_measured_is_null_not_nan():
@@ -106,3 +116,11 @@ def test_names_have_to_fit_the_matrix():
         ProtocolResult.from_confusion(
             ConfusionMatrix(2), NAMES, flags=Flags(), supervision="tags", images=0, backbone="vgg16", weights="none"
         )
+
+
+def test_a_ratio_is_no_share():
+    line = protocol_line("seed@train", result(others={"confusion_boat_water": 1.134, "boundary_f1": 0.25}))
+    assert "% mIoU, 1.13 confusion_boat_water, 25.0 % boundary_f1 (" in line
+    infinite = result(others={"confusion_boat_water": float("inf")})
+    assert infinite.to_json()["confusion_boat_water"] is None
+    assert "undefined confusion_boat_water" in protocol_line("seed@train", infinite)

@@ -1,8 +1,25 @@
-"""Numbers: region and contour accuracy over sets, threshold sweeps, and the protocol that names them."""
+"""Numbers: accuracy of regions, contours, boundaries and maps over sets, threshold sweeps, and the protocol's name."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from weakseg.metrics.boundary import (
+    BoundaryCounts,
+    SetBoundary,
+    boundary_counts,
+    boundary_scores,
+    label_map_edges,
+    matched_pairs,
+    matching_distance,
+    thinned,
+)
+from weakseg.metrics.confusion import (
+    ConfusionCounts,
+    ConfusionRatio,
+    confusion_counts,
+    confusion_ratio,
+    target_iou,
+)
 from weakseg.metrics.contour import (
     ContourCounts,
     ContourScores,
@@ -23,6 +40,14 @@ from weakseg.metrics.iou import (
     iou_per_class,
     left_out,
     mean_iou,
+)
+from weakseg.metrics.localization import (
+    SoftLocalization,
+    SoftScores,
+    SoftSums,
+    map_similarity,
+    soft_scores,
+    soft_sums,
 )
 from weakseg.metrics.protocol import (
     Flags,
@@ -46,32 +71,58 @@ class SetMetric(Protocol):
     def value(self) -> float:
         """The number, a fraction."""
 
+    def values(self) -> dict[str, float]:
+        """This number and others that belong to it, by their names in ``metrics.json``."""
 
-METRICS: dict[str, Callable[[int], SetMetric]] = {"miou": ConfusionMatrix, "contour_f": SetContour}
+
+METRICS: dict[str, Callable[[int], SetMetric]] = {
+    "miou": ConfusionMatrix,
+    "contour_f": SetContour,
+    "boundary_f1": lambda _: SetBoundary(),
+}
 
 __all__ = [
     "METRICS",
+    "BoundaryCounts",
+    "ConfusionCounts",
     "ConfusionMatrix",
+    "ConfusionRatio",
     "ContourCounts",
     "ContourScores",
     "Flags",
     "ProtocolResult",
     "SeedSweep",
+    "SetBoundary",
     "SetContour",
     "SetMetric",
+    "SoftLocalization",
+    "SoftScores",
+    "SoftSums",
+    "boundary_counts",
     "boundary_map",
+    "boundary_scores",
     "class_counts",
+    "confusion_counts",
     "confusion_matrix",
+    "confusion_ratio",
     "contour_counts",
     "contour_f",
     "contour_scores",
     "disk",
     "iou_per_class",
     "j_and_f",
+    "label_map_edges",
     "left_out",
+    "map_similarity",
+    "matched_pairs",
+    "matching_distance",
     "mean_iou",
     "protocol_line",
     "protocol_name",
+    "soft_scores",
+    "soft_sums",
     "supervision_name",
+    "target_iou",
+    "thinned",
     "tolerance_radius",
 ]

@@ -188,6 +188,10 @@ class SetContour:
         per_class = self.f_per_class()
         return sum(per_class) / len(per_class)
 
+    def values(self) -> dict[str, float]:
+        """The same by its name in ``metrics.json``."""
+        return {"contour_f": self.value()}
+
 
 def _dilate(boundary: NDArray[np.bool_], footprint: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if not boundary.any():

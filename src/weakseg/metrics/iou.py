@@ -152,6 +152,10 @@ class ConfusionMatrix:
         """The mIoU, a class absent from both left out."""
         return self.miou()
 
+    def values(self) -> dict[str, float]:
+        """The same by its name in ``metrics.json``."""
+        return {"miou": self.value()}
+
 
 def _integers(labels: Labels) -> Tensor:
     tensor = torch.as_tensor(labels)

@@ -17,6 +17,7 @@ from weakseg.registry import near_matches
 
 STAGES = ("seed", "mask", "seg")
 LABELS = ("tags", "boxes", "saliency", "masks")
+RATIO = "confusion_"
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -77,7 +78,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What one protocol measured; all values are fractions.
+    """What one protocol measured; mIoU and IoU are fractions.
 
     Attributes:
         miou: Mean over the classes that are not absent; ``None`` if all are.
@@ -88,7 +89,9 @@ class ProtocolResult:
         backbone: Name of the network's backbone.
         weights: Where its initial weights come from.
         absent: Names of the classes left out of the mean.
-        others: Other metrics by name, such as ``contour_f``.
+        saliency: Where the saliency maps came from that training saw, such as ``folder:SaliencyMaps`` or the name of
+            what made them; ``None`` if it saw none.
+        others: Other metrics by name, such as ``contour_f``; all but ``confusion_...`` are fractions.
 
     Raises:
         UserError: If ``supervision`` is not in the form of ``supervision_name``.
@@ -103,6 +106,7 @@ class ProtocolResult:
     backbone: str
     weights: str
     absent: tuple[str, ...] = ()
+    saliency: str | None = None
     others: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,6 +129,7 @@ class ProtocolResult:
         weights: str,
         others: Mapping[str, float] | None = None,
         absent: Absent = "skip",
+        saliency: str | None = None,
     ) -> "ProtocolResult":
         """Result of a confusion matrix over a whole set.
 
@@ -138,6 +143,7 @@ class ProtocolResult:
             weights: Where its initial weights come from.
             others: Other metrics by name.
             absent: Which classes are left out, see ``iou_per_class``.
+            saliency: See the class.
 
         Raises:
             ValueError: If the number of names is not K.
@@ -151,6 +157,7 @@ class ProtocolResult:
             backbone=backbone,
             weights=weights,
             absent=tuple(class_names[value] for value in confusion.left_out(absent)),
+            saliency=saliency,
             others={name: _finite(value) for name, value in (others or {}).items()},
         )
 
@@ -163,12 +170,25 @@ class ProtocolResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ProtocolResult":
         """Read what ``to_json`` gave."""
-        known = {name: value[name] for name in _RESERVED - {"absent"}}
+        known = {name: value[name] for name in _RESERVED - {"absent", "saliency"}}
         known |= {"flags": Flags(**value["flags"]), "absent": tuple(value.get("absent", ()))}
+        known |= {"saliency": value.get("saliency")}
         return cls(**known, others={name: other for name, other in value.items() if name not in _RESERVED})
 
 
 _RESERVED = {name for name in ProtocolResult.__dataclass_fields__ if name != "others"}
+
+
+def number(metric: str, value: float | None) -> str:
+    """A metric's value for people: a share in per cent, a ratio (``confusion_...``) as it is.
+
+    Args:
+        metric: Its name in ``metrics.json``.
+        value: Its value there, ``None`` if it has none.
+    """
+    if value is None:
+        return "undefined"
+    return f"{value:.2f}" if metric.startswith(RATIO) else f"{100 * value:.1f} %"
 
 
 def protocol_line(name: str, result: ProtocolResult) -> str:
@@ -182,17 +202,14 @@ def protocol_line(name: str, result: ProtocolResult) -> str:
         Such as ``seed@train 43.5 % mIoU (tags, 219 images, gt tags, multi-scale, threshold swept 0.45;
         mobilenetv2_100, weights imagenet)``.
     """
-    numbers = [f"{_percent(result.miou)} mIoU"]
-    numbers += [f"{_percent(value)} {metric}" for metric, value in result.others.items()]
+    numbers = [f"{number('miou', result.miou)} mIoU"]
+    numbers += [f"{number(metric, value)} {metric}" for metric, value in result.others.items()]
     help_had = result.flags.words() or ["no flags"]
     absent = [f"absent classes left out: {len(result.absent)}"] if result.absent else []
-    facts = ", ".join([result.supervision, f"{result.images} images", *help_had, *absent])
+    supervision = result.supervision + (f", saliency from {result.saliency}" if result.saliency else "")
+    facts = ", ".join([supervision, f"{result.images} images", *help_had, *absent])
     return f"{name} {', '.join(numbers)} ({facts}; {result.backbone}, weights {result.weights})"
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{100 * value:.1f} %"

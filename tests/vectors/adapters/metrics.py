@@ -1,10 +1,10 @@
-"""metrics.json: region and contour accuracy."""
+"""metrics.json: region and contour accuracy; boundaries, confusion and soft scores of eps.json and split_merge.json."""
 
 import re
 
 import numpy as np
 
-from tests.vectors.adapters.convert import first, ints
+from tests.vectors.adapters.convert import first, floats, ints
 
 
 def mean_iou(inputs, parameters):
@@ -117,13 +117,60 @@ def j_and_f(inputs, parameters):
     return {"JF": j_and_f(inputs["J"], inputs["F"])}
 
 
+def label_map_edges(inputs, parameters):
+    from weakseg.metrics import label_map_edges
+
+    return {"edges": label_map_edges(ints(inputs["labels"])).astype(int)}
+
+
+def boundary_precision_recall_f1(inputs, parameters):
+    from weakseg.metrics import BoundaryCounts, boundary_scores, matched_pairs
+
+    prediction, truth = (np.array(inputs[name], dtype=bool) for name in ("pred_edges", "gt_edges"))
+    pairs = matched_pairs(prediction, truth, parameters["max_dist_px"])
+    scores = boundary_scores(BoundaryCounts(pairs, int(prediction.sum()), int(truth.sum())))
+    return {"precision": scores.precision, "recall": scores.recall, "f1": scores.f}
+
+
+def confusion_ratio(inputs, parameters):
+    """The context labels of the sheet hold the object classes too, so they are the mask as well."""
+    from weakseg.metrics import confusion_counts, confusion_ratio
+
+    context = ints(first(inputs, "context_gt", "context"))
+    counts = confusion_counts(
+        ints(first(inputs, "prediction", "pred")),
+        context,
+        context,
+        parameters["target_class"],
+        parameters["coincident_class"],
+    )
+    return {"tp": counts.hits, "fp": counts.confused, "ratio": confusion_ratio(counts)}
+
+
+def soft_localisation_metrics(inputs, parameters):
+    from weakseg.metrics import soft_scores, soft_sums
+
+    return soft_scores(soft_sums(floats(inputs["M"]), floats(inputs["G"])))._asdict()
+
+
+def map_similarity(inputs, parameters):
+    from weakseg.metrics import map_similarity
+
+    return {"per_class": map_similarity(floats(inputs["M_A"]), floats(inputs["M_B"]))}
+
+
 TABLE = {
     "boundary_map": boundary_map,
+    "boundary_precision_recall_f1": boundary_precision_recall_f1,
+    "confusion_ratio": confusion_ratio,
     "contour_f": contour_f,
     "contour_f_dataset": contour_f_dataset,
     "contour_f_empty": contour_f_empty,
     "disk": disk,
     "j_and_f": j_and_f,
+    "label_map_edges": label_map_edges,
+    "map_similarity": map_similarity,
     "mean_iou": mean_iou,
+    "soft_localisation_metrics": soft_localisation_metrics,
     "tolerance_radius": tolerance_radius,
 }
