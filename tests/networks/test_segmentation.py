@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.data.trees import refusal
-from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
+from weakseg.networks.segmentation import DECODERS, SegmentationNetwork
 from weakseg.networks.weights import save_weights
 
 RESNET, MOBILENET = "resnet10t", "mobilenetv3_small_050"
@@ -28,7 +28,7 @@ def test_decoders_answer_at_image_size(name, encoder):
         assert logits(net, height, width, batch=2).shape == (2, 4, height, width)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_can_be_had_and_takes_small_images(name):
     net = network(name, "mobilenetv2_100")
     for height, width in ((45, 70), (20, 140)):

@@ -1,4 +1,4 @@
-"""Three ways to merge the views of an image."""
+"""Ways to merge the views of an image."""
 
 import pytest
 import torch
@@ -23,6 +23,14 @@ def test_max_of_probabilities_is_not_normalised():
     out = views.max_of_probabilities(two)
     assert torch.equal(out, torch.maximum(*two))
     assert (out.sum(0) >= 1 - 1e-6).all()
+
+
+def test_mean_of_probabilities_has_the_arg_max_of_their_sum():
+    two = [view.softmax(0) for view in random_views((3, 2, 4), (3, 2, 4))]
+    out = views.mean_of_probabilities(two)
+    torch.testing.assert_close(out, (two[0] + two[1]) / 2)
+    torch.testing.assert_close(out.sum(0), torch.ones(2, 4))
+    assert torch.equal(out.argmax(0), (two[0] + two[1]).argmax(0))
 
 
 def test_max_of_logits_goes_to_the_largest_size_in_any_order():

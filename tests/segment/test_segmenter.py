@@ -55,6 +55,13 @@ def test_views_are_merged_by_the_maximum_of_probabilities(segmenter, batch):
     assert (found.sum(1) >= 1 - 1e-4).all()
 
 
+def test_views_are_merged_by_the_mean_of_probabilities(segmenter, batch):
+    found = segmenter.eval().predict(batch.images, (0.75, 1.0), flip=True, merge="mean")
+    with torch.no_grad():
+        expected = slow_views(segmenter, batch.images, (0.75, 1.0), flip=True).softmax(2).mean(0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_one_view_is_the_network_itself(segmenter, batch):
     with torch.no_grad():
         expected = segmenter.eval()(batch.images).softmax(1)

@@ -5,10 +5,11 @@ from typing import Any
 from weakseg.methods.cam import CAM
 from weakseg.methods.eps import EPS
 from weakseg.methods.method import Method
+from weakseg.methods.split_merge import SplitMerge
 from weakseg.networks.backbone import Backbone
 from weakseg.registry import find
 
-METHODS: dict[str, type[Method]] = {"cam": CAM, "eps": EPS}
+METHODS: dict[str, type[Method]] = {"cam": CAM, "eps": EPS, "split_merge": SplitMerge}
 
 
 def method_class(name: str) -> type[Method]:

@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import weakseg.networks.resnet38  # noqa: F401  (makes its name known to timm)
+import weakseg.networks.resnet38
+import weakseg.networks.vgg16  # noqa: F401  (both make their names known to timm)
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
 from weakseg.networks.dilate import dilate, power_of_two
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: D, channels of the last feature map.
         stride: Output stride.
+        options: As given.
 
     Raises:
         UserError: If the model is unknown, cannot run at this stride, or its weights do not fit.
@@ -59,7 +61,7 @@ class Backbone(nn.Module):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.weights, self.batchnorm = name, weights, batchnorm
+        self.name, self.weights, self.batchnorm, self.options = name, weights, batchnorm, dict(options or {})
         self.model, self.stride = _create(name, output_stride, dict(options or {}), pretrained=weights == "timm")
         if weights not in ("timm", "none"):
             load_backbone_weights(self.model, read_weights(Path(weights), sha256), weights)

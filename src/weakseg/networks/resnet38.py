@@ -133,6 +133,18 @@ class BottleneckUnit(Unit):
         return cast("Tensor", self.conv_branch2b2(second))
 
 
+class _Output(nn.Module):
+    """A unit without the activated inputs that it also gives."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.unit(inputs)[0]
+        return output
+
+
 class ResNet38(nn.Module):
     """The network up to its last normalisation, with timm's access to features.
 
@@ -177,6 +189,16 @@ class ResNet38(nn.Module):
         for name in self.unit_names:
             features, _ = self.get_submodule(name)(features)
         return relu(self.bn7(features), inplace=True)
+
+    def sections(self) -> list[list[tuple[str, nn.Module]]]:
+        """The layers from each stage to the next, by name; one after the other they are ``forward_features``."""
+        sections: list[list[tuple[str, nn.Module]]] = [[("conv1a", self.conv1a)]]
+        for name in self.unit_names:
+            if name in TAPS:
+                sections.append([])
+            sections[-1].append((name, _Output(cast("Unit", self.get_submodule(name)))))
+        sections[-1] += [("bn7", self.bn7), ("relu7", nn.ReLU(inplace=True))]
+        return sections
 
     def forward_intermediates(
         self,

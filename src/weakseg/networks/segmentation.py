@@ -1,4 +1,4 @@
-"""Segmentation networks: any decoder of segmentation-models-pytorch on any timm encoder."""
+"""Segmentation networks: any decoder of segmentation-models-pytorch on any timm encoder, and networks of papers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import weakseg.networks.resnet38  # noqa: F401  (makes its name known to timm)
+import weakseg.networks.resnet38
+import weakseg.networks.vgg16  # noqa: F401  (both make their names known to timm)
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
+from weakseg.networks.backbone import Backbone
 from weakseg.networks.freeze import freeze_modules
+from weakseg.networks.global_stream import GlobalStream
+from weakseg.networks.network import Network
 from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
 from weakseg.ops.maps import padded_size
@@ -20,16 +24,20 @@ from weakseg.registry import find, near_matches
 
 MULTIPLE = 32
 SMALLEST = {"pan": 128}  # sides below which a decoder's own pooling leaves nothing
-NETWORKS: Mapping[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+DECODERS: Mapping[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+OURS: dict[str, type[Network]] = {"global_stream": GlobalStream}
+"""Networks that take a ``Backbone``, the number of mask values, and their options as keywords."""
+
+NETWORKS: Mapping[str, type[nn.Module]] = {**DECODERS, **OURS}
 PROBE = 128
 ATROUS = frozenset({"deeplabv3", "deeplabv3plus"})
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(Network):
     """Encoder and decoder; takes images of any size and answers at their size.
 
     Args:
-        name: Decoder, a key of ``NETWORKS`` such as ``"deeplabv3plus"``, ``"unet"`` or ``"fpn"``.
+        name: Decoder, a key of ``DECODERS`` such as ``"deeplabv3plus"``, ``"unet"`` or ``"fpn"``.
         num_outputs: K, number of mask values: the object classes and background.
         encoder: timm model name.
         weights: ``"timm"``, a local file, or ``"none"``; see ``Backbone``.
@@ -63,7 +71,7 @@ class SegmentationNetwork(nn.Module):
         decoder: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        find(name, NETWORKS, "network")
+        find(name, DECODERS, "network")
         if not timm.is_model(encoder):
             raise UserError(f"unknown backbone '{encoder}'", remedy=near_matches(encoder, timm.list_models()))
         settings = {**(options or {}), **(decoder or {})}
@@ -98,6 +106,32 @@ class SegmentationNetwork(nn.Module):
         super().train(mode)
         hold_statistics(self.encoder, self.batchnorm)
         return self
+
+
+def create_network(
+    name: str,
+    num_outputs: int,
+    *,
+    encoder: str,
+    decoder: Mapping[str, Any] | None = None,
+    **settings: Any,  # noqa: ANN401
+) -> Network:
+    """Any network of ``NETWORKS``.
+
+    Args:
+        name: A decoder, or one of ours.
+        num_outputs: K, number of mask values.
+        encoder: timm model name.
+        decoder: Keyword arguments of the decoder or network.
+        settings: Further arguments as for ``SegmentationNetwork``, and for ``Backbone`` alike.
+
+    Raises:
+        UserError: If the name is unknown, or the network cannot be built.
+    """
+    find(name, NETWORKS, "network")
+    if name in OURS:
+        return OURS[name](Backbone(encoder, **settings), num_outputs, **(decoder or {}))
+    return SegmentationNetwork(name, num_outputs, encoder=encoder, decoder=decoder, **settings)
 
 
 def _create(name: str, encoder: str, num_outputs: int, settings: dict[str, Any], *, pretrained: bool) -> Any:  # noqa: ANN401

@@ -1,9 +1,10 @@
 """One segmentation from several views of an image (scales, flips).
 
-The three ways give different masks, so a number has to say which one made it:
+These ways give different masks, so a number has to say which one made it:
 
 - mean of logits, then softmax: SEAM's segmentation codebase and its descendants;
 - maximum of probabilities: MCTformer's segmentation test;
+- mean of probabilities: Bootstrapping and Splitting vs. Merging, whose sum has the same arg-max;
 - maximum of logits: DeepLab-v2, L.-C. Chen et al., "DeepLab", TPAMI 2018, inside the network, in training and test.
 
 Views come back to the image's frame first: ``maps.unflip`` for mirrored ones, ``maps.resize`` to one size.
@@ -39,6 +40,18 @@ def max_of_probabilities(views: Sequence[Tensor]) -> Tensor:
         (..., L, h, w) in [0, 1], not normalised.
     """
     return torch.stack(list(views)).amax(0)
+
+
+def mean_of_probabilities(views: Sequence[Tensor]) -> Tensor:
+    """Mean of probabilities.
+
+    Args:
+        views: At least one (..., L, h, w) of one shape, probabilities.
+
+    Returns:
+        (..., L, h, w) probabilities.
+    """
+    return torch.stack(list(views)).mean(0)
 
 
 def max_of_logits(views: Sequence[Tensor], *, align_corners: bool = False) -> Tensor:

@@ -19,10 +19,12 @@ class Refiner(ABC):
     Attributes:
         gives_background: Whether its maps say what background is.
         needs_background: Whether the maps that come in must say so.
+        needs_saliency: Whether the maps that come in should carry the image's saliency, where it is known.
     """
 
     gives_background: ClassVar[bool] = True
     needs_background: ClassVar[bool] = False
+    needs_saliency: ClassVar[bool] = False
 
     @abstractmethod
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:

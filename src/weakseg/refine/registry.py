@@ -6,6 +6,7 @@ from weakseg.refine.crf import CRFRefiner
 from weakseg.refine.irn import IRN
 from weakseg.refine.pamr import PAMRRefiner
 from weakseg.refine.refiner import Refiner
+from weakseg.refine.saliency import SaliencyPowerBackground
 from weakseg.refine.sam import SAMRefiner
 from weakseg.registry import find
 
@@ -15,6 +16,7 @@ REFINERS: dict[str, type[Refiner]] = {
     "irn": IRN,
     "pamr": PAMRRefiner,
     "power": PowerBackground,
+    "saliency_power": SaliencyPowerBackground,
     "sam": SAMRefiner,
     "threshold": ThresholdBackground,
 }

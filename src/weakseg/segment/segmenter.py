@@ -1,6 +1,6 @@
 """The segmenter: the network that is left in the end, trained on pseudo-masks, used without tags."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from weakseg.data.sample import Batch
 from weakseg.networks.groups import parameter_groups
-from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.networks.network import MaskLoss, Network
 from weakseg.ops.maps import unflip
-from weakseg.ops.views import max_of_probabilities, mean_of_logits
+from weakseg.ops.views import max_of_probabilities, mean_of_logits, mean_of_probabilities
 from weakseg.segment.losses import pixel_cross_entropy
 
-MaskLoss = Callable[[Tensor, Tensor], Tensor]
-Merge = Literal["logits", "probabilities"]
+Merge = Literal["logits", "probabilities", "mean"]
 
 
 class Segmenter(nn.Module):
@@ -26,9 +25,7 @@ class Segmenter(nn.Module):
         head_factor: How much faster the decoder learns than the pretrained encoder.
     """
 
-    def __init__(
-        self, network: SegmentationNetwork, loss: MaskLoss = pixel_cross_entropy, head_factor: float = 10.0
-    ) -> None:
+    def __init__(self, network: Network, loss: MaskLoss = pixel_cross_entropy, head_factor: float = 10.0) -> None:
         super().__init__()
         self.network, self.loss, self.head_factor = network, loss, head_factor
 
@@ -39,14 +36,14 @@ class Segmenter(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
-        return {"segmentation": self.loss(self(batch.images), batch.masks)}
+        return self.network.losses(batch.images, batch.masks, self.loss)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Nothing changes with time."""
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """The encoder at ``lr``, the decoder ``head_factor`` times faster."""
-        return parameter_groups(self, self.network.encoder, lr, weight_decay, self.head_factor)
+        """The pretrained parts at ``lr``, the others ``head_factor`` times faster."""
+        return parameter_groups(self, self.network.pretrained, lr, weight_decay, self.head_factor)
 
     @torch.no_grad()
     def predict(
@@ -59,13 +56,16 @@ class Segmenter(nn.Module):
             scales: Factors by which the images are resized (bilinear).
             flip: Also look at the mirror images.
             merge: ``"logits"``: softmax of their mean (SEAM's codebase); ``"probabilities"``: their maximum, not
-                normalised (MCTformer).
+                normalised (MCTformer); ``"mean"``: their mean (Splitting vs. Merging).
 
         Returns:
             (B, K, H, W) in [0, 1].
         """
         views = [self._view(images, scale, mirrored) for scale in scales for mirrored in (False, True)[: 1 + flip]]
-        return mean_of_logits(views) if merge == "logits" else max_of_probabilities([view.softmax(1) for view in views])
+        if merge == "logits":
+            return mean_of_logits(views)
+        probabilities = [view.softmax(1) for view in views]
+        return mean_of_probabilities(probabilities) if merge == "mean" else max_of_probabilities(probabilities)
 
     def _view(self, images: Tensor, scale: float, mirrored: bool) -> Tensor:
         size = images.shape[-2:]

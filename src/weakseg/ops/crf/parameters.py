@@ -49,6 +49,7 @@ CRF_PARAMETERS: dict[str, CRFParameters] = {
     "C": CRFParameters(1, 3, 3, 32, 13, 10),  # SEAM: the segmentation network's softmax
     "D": CRFParameters(10, 1, 3, 67, 3, 4),  # DeepLab-v2
     "E": CRFParameters(10, 4, 3, 83, 5, 3),  # MCTformer: the segmentation network's softmax
+    "F": CRFParameters(10, 2, 3, 55, 3, 4),  # Bootstrapping: the segmentation network's softmax
 }
 
 

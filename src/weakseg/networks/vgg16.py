@@ -1,0 +1,228 @@
+"""VGG16 without its classifier, as localisation and DeepLab networks use it.
+
+K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015; L.-C. Chen,
+G. Papandreou, I. Kokkinos, K. Murphy, A. L. Yuille, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets,
+Atrous Convolution, and Fully Connected CRFs", TPAMI 2018 (its pooling, and its dilation).
+
+timm's own ``vgg16`` always carries the two large fully connected layers, which a map of classes has no use for, and its
+last pooling. Here thirteen convolutions are all there is: at output stride 16 the features are those of conv5_3, 512
+channels; at 8 the fourth pooling loses its stride and conv5 is dilated by 2; only at 32, the stride of the ImageNet
+classifier, is the last pooling there. Layers have the names of torchvision's and timm's weight files (``features.0`` to
+``features.28``), so both fit; the classifier in them is left over.
+
+Importing this file makes two names known to timm: ``vgg16_conv5`` has the 2x2 pools of the classifier,
+``vgg16_deeplab`` the 3x3 pools with padding 1 of DeepLab, which keep sides of 8 n + 1 pixels on a grid with their
+corners.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
+
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and number of 3x3 convolutions of conv1 to conv5."""
+
+OUTPUT_STRIDES = (8, 16, 32)
+CLASSIFIERS = (("classifier.0", "classifier.3"), ("pre_logits.fc1", "pre_logits.fc2"))
+CLASSIFIER_WIDTH = 1024
+"""Of fc6 and fc7 in DeepLab's VGG16."""
+
+
+class VGG16(nn.Module):
+    """The convolutional part of VGG16, with timm's access to features.
+
+    Its stages are conv1 to conv5, each after its last ReLU and before the pooling: strides 1, 2, 4, 8 and 16 (8 at
+    output stride 8). Where the last pooling is there, its result is a sixth stage.
+
+    Args:
+        num_classes: 0; the head is the caller's.
+        in_chans: Channels of the image.
+        output_stride: 32 as trained on ImageNet, 16 without the last pooling, 8 with conv5 dilated as well.
+        pool_size: 2 as trained on ImageNet, or 3 with padding 1 as in DeepLab.
+        last_pool: Keep the last pooling at output strides 8 and 16, too, as 3x3 with stride 1 (DeepLab-V1, BANA).
+        width: Factor on the number of channels, for tests and small machines; weight files fit 1 only.
+
+    Attributes:
+        num_features: Channels of the last feature map, 512.
+        feature_info: Channels and reduction of each stage.
+
+    Raises:
+        ValueError: For another output stride, or a number of classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 0,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        pool_size: Literal[2, 3] = 2,
+        last_pool: bool = False,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output stride {output_stride}, known: {OUTPUT_STRIDES}")
+        if num_classes:
+            raise ValueError("this VGG16 has no classifier")
+        self.num_classes, self.in_chans, self.pool_size = num_classes, in_chans, pool_size
+        self.feature_info: list[dict[str, Any]] = []
+        self.feature_ends: list[int] = []
+        self.features = nn.Sequential()
+        channels, reduction, dilation = in_chans, 1, 1
+        for number, (outputs, convolutions) in enumerate(STAGES, start=1):
+            for _ in range(convolutions):
+                inputs, channels = channels, round(outputs * width)
+                self.features.append(nn.Conv2d(inputs, channels, 3, padding=dilation, dilation=dilation))
+                self.features.append(nn.ReLU(inplace=True))
+            self._note_stage(channels, reduction)
+            strided = 2 * reduction <= output_stride
+            if number == len(STAGES) and not (strided or last_pool):
+                break
+            self.features.append(self._pool(strided))
+            reduction, dilation = (2 * reduction, dilation) if strided else (reduction, 2 * dilation)
+        if len(self.features) - 1 > self.feature_ends[-1]:
+            self._note_stage(channels, reduction)
+        self.num_features = self.head_hidden_size = channels
+        self._initialize()
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, 512, h, w), not negative."""
+        features: Tensor = self.features(images)
+        return features
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The stages, finest first, as timm's models give them.
+
+        Args:
+            x: (B, 3, H, W) normalised images.
+            indices: Which stages, or how many of the last; ``None`` for all.
+            norm: Without effect.
+            stop_early: Without effect.
+            output_fmt: "NCHW", the only one there is.
+            intermediates_only: Leave out the last feature map.
+
+        Returns:
+            Stages (B, D_k, h_k, w_k), after the last feature map if that is wanted.
+        """
+        stages = []
+        for position, layer in enumerate(self.features):
+            x = layer(x)
+            if position in self.feature_ends:
+                stages.append(x)
+        chosen = [stages[index] for index in self._taken(indices)]
+        return chosen if intermediates_only else (x, chosen)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int], prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what comes after the last stage that a decoder takes; returns the stages taken."""
+        taken = self._taken(indices)
+        self.features = self.features[: self.feature_ends[max(taken)] + 1]
+        return taken
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, 512, h, w) to (B, 512), the mean over positions."""
+        return features.mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, 512)."""
+        return self.forward_head(self.forward_features(images))
+
+    def _pool(self, strided: bool) -> nn.MaxPool2d:
+        """Without a stride the grid stays as it is with an odd kernel only."""
+        size = self.pool_size if strided else 3
+        return nn.MaxPool2d(size, stride=2 if strided else 1, padding=size // 2 if size == 3 else 0)
+
+    def _note_stage(self, channels: int, reduction: int) -> None:
+        end = len(self.features) - 1
+        self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{end}"})
+        self.feature_ends.append(end)
+
+    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Stages by their non-negative numbers."""
+        every = range(len(self.feature_ends))
+        if indices is None or isinstance(indices, int):
+            return list(every[-(indices or len(every)) :])
+        return [every[index] for index in indices]
+
+    def _initialize(self) -> None:
+        """Without normalisation layers signals must neither grow nor fade on their way (He et al., ICCV 2015)."""
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is not None
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+
+
+def convolutions_only(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The convolutions in a weight file of torchvision's or timm's VGG16, classifiers left out."""
+    return {name: tensor for name, tensor in weights.items() if name.startswith("features.")}
+
+
+def narrowed_classifier(weights: Mapping[str, Tensor]) -> list[Tensor] | None:
+    """fc6 and fc7 of a weight file as DeepLab's convolutions, fully connected layers taken apart.
+
+    Of the 4096 outputs and inputs every fourth is kept, of fc6's 7x7 places every third ("a trous").
+
+    Args:
+        weights: As torchvision (``classifier.0``, ``classifier.3``) or timm (``pre_logits.fc1``, ``pre_logits.fc2``)
+            name and shape them.
+
+    Returns:
+        Weight (1024, 512, 3, 3) and bias (1024,) of fc6, weight (1024, 1024, 1, 1) and bias (1024,) of fc7; ``None`` if
+        the file has no such layers.
+    """
+    for fc6, fc7 in CLASSIFIERS:
+        if f"{fc6}.weight" in weights and f"{fc7}.weight" in weights:
+            first = weights[f"{fc6}.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
+            second = weights[f"{fc7}.weight"].reshape(4096, 4096, 1, 1)[::4, ::4]
+            return [first, weights[f"{fc6}.bias"][::4], second, weights[f"{fc7}.bias"][::4]]
+    return None
+
+
+SETTINGS: dict[str, Any] = {
+    "num_classes": 0,
+    "input_size": (3, 224, 224),
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+    "first_conv": "features.0",
+    "classifier": "",
+    "hf_hub_id": "timm/vgg16.tv_in1k",
+}
+default_cfgs = generate_default_cfgs({"vgg16_conv5": SETTINGS, "vgg16_deeplab": SETTINGS})
+
+
+@register_model
+def vgg16_conv5(pretrained: bool = False, **settings: Any) -> VGG16:  # noqa: ANN401
+    """``VGG16`` with the classifier's pools, for ``timm.create_model``."""
+    return _create("vgg16_conv5", pretrained, settings)
+
+
+@register_model
+def vgg16_deeplab(pretrained: bool = False, **settings: Any) -> VGG16:  # noqa: ANN401
+    """``VGG16`` with DeepLab's pools, for ``timm.create_model``."""
+    return _create("vgg16_deeplab", pretrained, {"pool_size": 3, **settings})
+
+
+def _create(variant: str, pretrained: bool, settings: dict[str, Any]) -> VGG16:
+    model: VGG16 = build_model_with_cfg(
+        VGG16,
+        variant,
+        pretrained,
+        pretrained_filter_fn=convolutions_only,
+        feature_cfg={"feature_cls": "getter"},
+        **settings,
+    )
+    return model

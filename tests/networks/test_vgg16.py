@@ -1,0 +1,163 @@
+"""VGG16 without its classifier: strides, stages, weight files."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tests.data.trees import refusal
+from weakseg.networks.backbone import Backbone
+from weakseg.networks.segmentation import SegmentationNetwork
+from weakseg.networks.vgg16 import convolutions_only
+from weakseg.networks.weights import save_weights
+
+NARROW = {"width": 0.125}
+NAMES = ("vgg16_conv5", "vgg16_deeplab")
+
+
+def body(name="vgg16_conv5", output_stride=16, seed=0, **settings):
+    torch.manual_seed(seed)
+    return Backbone(name, weights="none", output_stride=output_stride, **{"options": NARROW, **settings}).eval()
+
+
+def pools(net):
+    return [layer for layer in net.model.features if isinstance(layer, nn.MaxPool2d)]
+
+
+def dilations(net):
+    return [layer.dilation[0] for layer in net.model.features if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("name", NAMES)
+def test_features_at_every_stride(name, stride):
+    net = body(name, stride)
+    with torch.no_grad():
+        features = net(torch.randn(2, 3, 64, 96))
+    assert net.stride == stride
+    assert features.shape == (2, 64, 64 // stride, 96 // stride)
+    assert features.min() >= 0
+
+
+def test_the_last_pooling_is_gone_and_there_are_thirteen_convolutions():
+    net = body(options={})
+    assert net.channels == 512
+    assert len(dilations(net)) == 13
+    assert isinstance(net.model.features[-1], nn.ReLU)
+    assert len(pools(net)) == 4
+    assert sum(parameter.numel() for parameter in net.parameters()) == 14_714_688
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_are_conv1_to_conv5(name):
+    found = body(name).stages(torch.zeros(1, 3, 64, 96))
+    assert [maps.shape[1] for maps in found] == [8, 16, 32, 64, 64]
+    assert [96 // maps.shape[-1] for maps in found] == [1, 2, 4, 8, 16]
+    assert len(body(name, 32).stages(torch.zeros(1, 3, 64, 96))) == 6
+
+
+def test_the_last_stage_is_the_feature_map():
+    net, image = body(), torch.randn(1, 3, 50, 70)
+    assert torch.equal(net.stages(image)[-1], net(image))
+
+
+def test_pools_of_the_two_variants():
+    assert [(p.kernel_size, p.stride, p.padding) for p in pools(body(output_stride=16))] == [(2, 2, 0)] * 4
+    assert [(p.kernel_size, p.stride, p.padding) for p in pools(body("vgg16_deeplab", 8))] == [
+        *[(3, 2, 1)] * 3,
+        (3, 1, 1),
+    ]
+    assert [p.stride for p in pools(body("vgg16_deeplab", 8, options={**NARROW, "last_pool": True}))] == [2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conv5_is_dilated_at_stride_eight_only(name):
+    assert dilations(body(name, 16)) == [1] * 13
+    assert dilations(body(name, 8)) == [1] * 10 + [2] * 3
+
+
+def test_pools_of_deeplab_keep_the_corners():
+    with torch.no_grad():
+        assert body("vgg16_deeplab", 8)(torch.zeros(1, 3, 65, 97)).shape[-2:] == (9, 13)
+        assert body("vgg16_conv5", 8)(torch.zeros(1, 3, 65, 97)).shape[-2:] == (8, 12)
+
+
+def test_a_stride_that_it_cannot_have():
+    refusal(lambda: body(output_stride=4), "vgg16_conv5", "stride 4")
+
+
+@pytest.fixture(scope="module")
+def torchvision_like(tmp_path_factory):
+    """A file with torchvision's names, its classifier narrowed to keep the file small, and the convolutions in it."""
+    torch.manual_seed(3)
+    source = body(options={}).model.features
+    classifier = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 2))
+    holder = nn.ModuleDict({"features": source, "classifier": classifier})
+    path = tmp_path_factory.mktemp("weights") / "vgg16.safetensors"
+    save_weights(holder, path, {})
+    return path, source
+
+
+@pytest.mark.parametrize(("name", "stride"), [("vgg16_conv5", 16), ("vgg16_conv5", 8), ("vgg16_deeplab", 8)])
+def test_weight_files_fit_every_variant(name, stride, torchvision_like):
+    path, source = torchvision_like
+    net = Backbone(name, weights=str(path), output_stride=stride)
+    found = [layer for layer in net.model.features if isinstance(layer, nn.Conv2d)]
+    given = [layer for layer in source if isinstance(layer, nn.Conv2d)]
+    assert all(torch.equal(one.weight, other.weight) for one, other in zip(found, given, strict=True))
+
+
+def test_layers_are_where_timm_has_them():
+    """timm's VGG16 on the meta device: its classifier alone has a hundred million weights."""
+    with torch.device("meta"):
+        theirs = timm.create_model("vgg16", num_classes=0)
+    ours = body(options={}).model
+    kept = convolutions_only(theirs.state_dict())
+    assert {name: value.shape for name, value in kept.items()} == {n: v.shape for n, v in ours.state_dict().items()}
+    assert len(kept) < len(theirs.state_dict())
+
+
+def test_features_are_those_of_timm_before_its_last_pooling(torchvision_like):
+    path, source = torchvision_like
+    image = torch.randn(1, 3, 64, 96)
+    theirs = nn.Sequential(*(layer for layer in _timm_features(source)))
+    with torch.no_grad():
+        torch.testing.assert_close(Backbone("vgg16_conv5", weights=str(path)).eval()(image), theirs(image))
+
+
+def _timm_features(source):
+    """timm's own layers, without the last, with the weights of another network's convolutions."""
+    with torch.device("meta"):
+        features = timm.create_model("vgg16", num_classes=0).features[:-1]
+    features = features.to_empty(device="cpu")
+    features.load_state_dict(source.state_dict())
+    return features
+
+
+def test_a_decoder_takes_it_as_its_encoder():
+    net = SegmentationNetwork("unet", 3, encoder="vgg16_conv5", weights="none", options=NARROW).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 45, 70)).shape == (1, 3, 45, 70)
+
+
+def test_gradients_reach_every_layer():
+    net = body()
+    net.train()(torch.randn(2, 3, 48, 64)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+def test_parts_can_be_frozen():
+    net = body(freeze=["features.0", "features.2"])
+    frozen = {name for name, value in net.model.named_parameters() if not value.requires_grad}
+    assert frozen == {"features.0.weight", "features.0.bias", "features.2.weight", "features.2.bias"}
+
+
+def test_timms_own_weights_are_those_of_its_vgg16(tmp_path, torchvision_like):
+    """What timm's hub would give, from a file: the classifier is left out, everything else has to fit."""
+    assert timm.get_pretrained_cfg("vgg16_conv5").hf_hub_id == timm.get_pretrained_cfg("vgg16").hf_hub_id
+    _, source = torchvision_like
+    given = {f"features.{name}": value for name, value in source.state_dict().items()}
+    torch.save({**given, "head.fc.bias": torch.zeros(9)}, tmp_path / "hub.pth")
+    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "hub.pth")}}
+    net = Backbone("vgg16_deeplab", output_stride=8, options=overlay)
+    assert torch.equal(net.model.features[0].weight, source[0].weight)
