@@ -19,7 +19,8 @@ FLOORS = {
     **dict.fromkeys(("ops", "networks", "data", "metrics"), 1),
     **dict.fromkeys(("methods", "refine", "segment", "report"), 2),
     **dict.fromkeys(("pipeline", "export"), 3),
-    **dict.fromkeys(("cli", "app", "__main__"), 4),
+    **dict.fromkeys(("cli", "app"), 4),
+    "__main__": 5,
 }
 ALONE = {"lightning": "pipeline/training.py", "typer": "cli.py", "gradio": "app.py"}
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))

@@ -148,9 +148,9 @@ def mask_of_unknown_values(root):
     return path, "mask values 7", "255 for what is to be ignored"
 
 
-def saliency_of_another_size(root):
-    put_image(root / "saliency/s02.png", WIDTH, HEIGHT + 2)
-    return root / "saliency/s02.png", f"is {WIDTH} x {HEIGHT + 2} pixels", "same size"
+def saliency_that_is_text(root):
+    path = put_text(root / "saliency/s02.png", "salient")
+    return path, "is not an image", "Replace it"
 
 
 def unknown_class(root):
@@ -238,7 +238,7 @@ def no_such_split(root):
 
 DAMAGE = [
     *(truncated, empty, text_as_image, bomb, mask_of_another_size, mask_of_colours, mask_of_unknown_values),
-    *(saliency_of_another_size, unknown_class, no_tags, class_on_no_image, class_on_every_image, id_that_climbs),
+    *(saliency_that_is_text, unknown_class, no_tags, class_on_no_image, class_on_every_image, id_that_climbs),
     *(absolute_id, image_that_is_missing, two_files_of_one_name, contradicting_rows, table_without_header),
     *(table_with_too_many_columns, table_in_another_encoding, no_table, no_images, no_folder, no_such_split),
 ]
@@ -261,6 +261,33 @@ def test_damaged_boxes_are_refused_in_one_line(weakseg, tmp_path, boxes, words):
     root = voc_tree(tmp_path / "voc")
     path = put_boxes(root / "Annotations/a.xml", *boxes)
     refused(weakseg, tmp_path, root, PAIRS, (path, *words))
+
+
+def test_saliency_makes_maps_beside_the_data(weakseg, tmp_path):
+    root = voc_tree(tmp_path / "voc")
+    told = weakseg("saliency", root, "--option", "superpixels=20", "--split", "train", "--workers", 1)
+    (folder,) = root.glob("SaliencyMaps-background-connectivity-*")
+    assert told.status == 0
+    assert told.out == f"3 maps made, in {folder}\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert "warning" in told.err  # images of one colour
+    again = weakseg("saliency", root, "--option", "superpixels=20", "--workers", 1)
+    assert again.out == f"1 map made, in {folder}\n"
+
+
+def test_saliency_lists_providers_and_refuses_in_one_line(weakseg, tmp_path):
+    listed = weakseg("saliency", "--list").out
+    assert "background-connectivity" in listed
+    assert "superpixels=200" in listed
+    for arguments, words in (
+        ([], ("which data set?", "--list")),
+        ([tmp_path / "none"], ("no such folder", "none")),
+        ([tmp_path, "--provider", "background"], ("unknown saliency provider 'background'", "background-connectivity")),
+        ([tmp_path, "--option", "superpixel=3"], ("superpixel", "Did you mean 'superpixels'")),
+    ):
+        told = weakseg("saliency", *arguments)
+        assert told.status == 2
+        assert all(word in told.error for word in words)
 
 
 def test_a_list_that_climbs_is_refused_in_one_line(weakseg, tmp_path):
@@ -294,7 +321,7 @@ def test_a_list_that_climbs_is_refused_in_one_line(weakseg, tmp_path):
         ({"refine": ["crf"]}, ("'crf' needs a background", "Put 'power'")),
         ({"refine": []}, ("no refiner says what background is",)),
         ({"refine": ["powre"]}, ("unknown refiner 'powre'", "'power'")),
-        ({"refine": ["power", {"name": "crf", "params": "F"}]}, ("unknown CRF parameter set 'F'",)),
+        ({"refine": ["power", {"name": "crf", "params": "Z"}]}, ("unknown CRF parameter set 'Z'",)),
         ({"refine": ["power", {"name": "crf", "unary": "map"}]}, ("refine.1.unary",)),
         ({"segment.network": "unnet"}, ("unknown network 'unnet'", "'unet'")),
         ({"segment.network": {"name": "unet", "depth_of_sea": 3}}, ("'unet'", "depth_of_sea")),

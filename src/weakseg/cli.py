@@ -103,6 +103,34 @@ def audit(
         raise typer.Exit(2)
 
 
+@app.command(epilog="Example:  weakseg saliency photos --provider background-connectivity --option superpixels=300")
+def saliency(
+    data: Annotated[Path | None, typer.Argument(help="The folder of the data set.")] = None,
+    provider: Annotated[str, typer.Option(help="What makes the maps.")] = "background-connectivity",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="One of its options; may be repeated.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="auto, folder or voc.")] = "auto",
+    split: Annotated[list[str] | None, typer.Option(help="Splits to make maps of; may be repeated.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the providers and their options instead.")] = False,
+) -> None:
+    """Make the saliency maps of a data set, beside it, for recipes with the same data.saliency."""
+    from weakseg.pipeline.listing import describe_saliency
+    from weakseg.pipeline.progress import Terminal
+    from weakseg.pipeline.saliency import fill_saliency
+
+    if listing:
+        _list(describe_saliency())
+        return
+    if data is None:
+        raise UserError("which data set?", where="weakseg saliency", remedy="Name its folder, or use --list")
+    folder, made = fill_saliency(
+        data, provider, option or [], kind=kind, splits=split, workers=workers, reporter=Terminal()
+    )
+    out.print(f"{_counted(made, 'map')} made, in {folder}", markup=False, soft_wrap=True)
+
+
 @app.command(epilog="Example:  weakseg predict runs/photos 'new/*.jpg' --output new/masks")
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with a trained segmenter.")],

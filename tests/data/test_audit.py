@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.data.trees import folder_tree, put_boxes, put_image, put_mask, put_saliency, put_text, voc_tree
+from tests.data.trees import folder_tree, put_boxes, put_image, put_mask, put_text, voc_tree
 from weakseg.data.audit import ClassRow, audit
 from weakseg.data.catalog import open_dataset
 from weakseg.data.findings import Severity
@@ -11,6 +12,7 @@ from weakseg.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TAGS = frozenset({WeakLabel.TAGS})
+SALIENT = frozenset({WeakLabel.TAGS, WeakLabel.SALIENCY})
 EVERYTHING = frozenset(WeakLabel)
 
 
@@ -69,13 +71,57 @@ def test_broken_annotation_is_reported_once(tmp_path):
     assert the_one(report_on(root), "unreadable").where == str(root / "Annotations/a.xml")
 
 
-@pytest.mark.parametrize("name", ["SegmentationClass/a.png", "SaliencyMaps/a.png"])
-def test_sizes_differ(tmp_path, name):
-    root = voc_tree(tmp_path)
-    (put_mask if "Class" in name else put_saliency)(root / name, height=39)
+def test_sizes_differ(tmp_path):
+    root, name = voc_tree(tmp_path), "SegmentationClass/a.png"
+    put_mask(root / name, height=39)
     report = report_on(root)
     assert "48 x 39" in the_one(report, "size").problem
     assert_stops_with(report, root / name, "48 x 40", "same size")
+
+
+def test_a_small_saliency_map_is_in_order(tmp_path):
+    root = voc_tree(tmp_path)
+    Image.open(root / "SaliencyMaps/a.png").resize((24, 20)).save(root / "SaliencyMaps/a.png")
+    assert report_on(root, needs=SALIENT).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "check", "words"),
+    [
+        ((40, 40), "saliency-stretched", "40 x 40 pixels, stretched against its image of 48 x 40"),
+        ((48, 40), "saliency-constant", "same value everywhere (0.00)"),
+    ],
+)
+def test_useless_saliency_maps_are_counted_and_stop_nothing(tmp_path, size, check, words):
+    root = voc_tree(tmp_path)
+    for name in "ab":
+        Image.new("L", size).save(root / f"SaliencyMaps/{name}.png")
+    report = report_on(root, needs=SALIENT)
+    assert [(found.check, found.severity) for found in report.findings] == [(check, Severity.WARNING)] * 2
+    (row,) = report.rows()
+    assert row.count == 2
+    assert words in row.problem
+    assert row.where == str(root / "SaliencyMaps/a.png")
+    report.raise_for_errors()
+
+
+def test_an_empty_saliency_map_is_found_and_a_missing_one_counted_apart(tmp_path):
+    root = voc_tree(tmp_path)
+    Image.linear_gradient("L").resize((48, 40)).point(lambda level: level / 3).save(root / "SaliencyMaps/a.png")
+    (root / "SaliencyMaps/b.png").unlink()
+    report = report_on(root, needs=SALIENT)
+    assert [found.check for found in report.findings] == ["label-kind", "saliency-empty"]
+    assert "1 of 3 images of train have no saliency map, such as 'b'" in report.findings[0].problem
+
+
+def test_no_useful_saliency_map_is_an_error(tmp_path):
+    root = voc_tree(tmp_path)
+    for name in "abc":
+        Image.new("L", (48, 40)).save(root / f"SaliencyMaps/{name}.png")
+    report = report_on(root, needs=SALIENT)
+    assert [found.check for found in report.errors] == ["label-kind"]
+    assert_stops_with(report, "no image of train has a usable saliency map", "data.saliency: background-connectivity")
+    report_on(root, needs=TAGS).raise_for_errors()
 
 
 def test_unknown_tag(tmp_path):

@@ -214,6 +214,14 @@ def test_random_resized_crop_keeps_to_area_and_ratio(height, width):
     assert transform(noise(height, width), seeded()).size == (32, 32)
 
 
+@pytest.mark.parametrize("preset", [classification, segmentation])
+def test_parts_of_an_image_instead_of_its_size(preset):
+    made = preset(32, area=(0.5, 1.0))
+    assert RandomResizedCrop(32, (0.5, 1.0)) in made.transforms
+    assert not any(isinstance(transform, ResizeLonger | RandomScale) for transform in made.transforms)
+    assert made(noise(60, 80), seeded()).size == (32, 32)
+
+
 def test_seeds_are_fixed_and_distinct():
     assert sample_seed(0, 0, 0) == 1445694884619442965
     seeds = {sample_seed(run, epoch, index) for run in range(5) for epoch in range(10) for index in range(-2, 50)}

@@ -246,7 +246,7 @@ def test_an_unknown_option_lists_near_ones(choose, words):
         ("localize.scales", []),
         ("localize.stride", 0),
         ("refine", "crf"),
-        ("segment.predict.merge", "mean"),
+        ("segment.predict.merge", "median"),
         ("segment.predict.scales", []),
         ("evaluate.seeds", ["test"]),
         ("evaluate.metrics", ["bleu"]),
@@ -374,6 +374,8 @@ def augmented(**augment):
     ("augment", "words"),
     [
         ({"resize": [10, 20], "scale": [1, 2]}, "both 'resize' and 'scale'"),
+        ({"resize": [10, 20], "area": [0.5, 1]}, "both 'resize' and 'area'"),
+        ({"area": [0.5, 1.5]}, "from 0.5 to 1.5"),
         ({"resize": [20, 10]}, "from 20 to 10 is no range"),
         ({"scale": [0, 1]}, "from 0.0 to 1.0 is no range"),
         ({"scale": [-1, 1]}, "from -1.0 to 1.0 is no range"),

@@ -121,6 +121,12 @@ def test_schedules(step):
     assert schedule_factor(settings(schedule="cosine"), step, 4) == pytest.approx(cosine)
 
 
+def test_a_rate_that_falls_in_steps():
+    chosen = settings(schedule="step", step_epochs=1.5)
+    assert [schedule_factor(chosen, step, 4) for step in (0, 5, 6, 11, 12)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert schedule_factor(settings(schedule="step", step_epochs=0.01), 2, 4) == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
 def test_warm_up_rises_in_even_steps_to_the_schedule(schedule):
     warm, cold = settings(schedule=schedule, warmup_epochs=1.5), settings(schedule=schedule)

@@ -149,6 +149,12 @@ def test_a_flag_that_is_not_known_is_told_under_its_own_name():
     assert "tta yes, 3" in _spaced(ReportData("t", "", ("background",), {"other": entry}))
 
 
+def test_a_ratio_is_no_share():
+    entry = an_entry(0.5, confusion_boat_water=1.134, confusion_train_rails=None, soft_recall=0.75)
+    text = _spaced(ReportData("t", "", ("background",), {"seed@train": entry}))
+    assert "confusion_boat_water 1.13 confusion_train_rails n/a soft_recall 75.0 %" in text
+
+
 def test_user_data_are_escaped():
     page = render(rich())
     assert NASTY not in page

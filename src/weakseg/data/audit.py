@@ -17,7 +17,8 @@ EXAMPLES = 5
 SOURCE = {
     WeakLabel.TAGS: "Add a tags.csv with a line 'image,tags' and below it a line an image, such as '001,cat dog'",
     WeakLabel.BOXES: "Add PASCAL VOC annotations (Annotations/ID.xml, in a plain folder annotations/ID.xml)",
-    WeakLabel.SALIENCY: "Add saliency maps (SaliencyMaps/ID.png, in a plain folder saliency/ID.png), white for salient",
+    WeakLabel.SALIENCY: "Add saliency maps (SaliencyMaps/ID.png, in a plain folder saliency/ID.png), white for "
+    "salient, or have them made (data.saliency: background-connectivity)",
     WeakLabel.MASKS: "Add masks (SegmentationClass/ID.png, in a plain folder masks/ID.png)",
 }
 NOUN = {
@@ -173,15 +174,15 @@ def _missing_kinds(dataset: Dataset, seen: Sequence[Inspection], needs: Iterable
     """A label that training needs and that no image has, or that some images lack."""
     for kind in sorted(needs):
         lacking = [one.image_id for one in seen if kind not in one.kinds]
+        absent = [one.image_id for one in seen if kind not in one.kinds | one.unfit]
         if lacking and len(lacking) == len(seen):
-            what = f"no image of {dataset.split} has {NOUN[kind]}, which this method needs"
+            usable = f"a usable {NOUN[kind]}" if any(kind in one.unfit for one in seen) else NOUN[kind]
+            what = f"no image of {dataset.split} has {usable}, which this method needs"
             remedy = f"{SOURCE[kind]}, or choose a method that does without"
             yield Finding(Severity.ERROR, "label-kind", str(dataset.root), what, remedy, len(lacking))
-        elif lacking and kind is not WeakLabel.TAGS:
-            what = (
-                f"{len(lacking)} of {len(seen)} images of {dataset.split} have no {NOUN[kind]}, such as '{lacking[0]}'"
-            )
-            yield Finding(Severity.WARNING, "label-kind", str(dataset.root), what, SOURCE[kind], len(lacking))
+        elif absent and kind is not WeakLabel.TAGS:
+            what = f"{len(absent)} of {len(seen)} images of {dataset.split} have no {NOUN[kind]}, such as '{absent[0]}'"
+            yield Finding(Severity.WARNING, "label-kind", str(dataset.root), what, SOURCE[kind], len(absent))
 
 
 def _balance(

@@ -13,12 +13,14 @@ from torch import Tensor
 from weakseg.data.annotations import Box, read_annotation
 from weakseg.data.classes import ClassList
 from weakseg.data.findings import Finding
-from weakseg.data.images import read_image, read_mask, read_saliency
+from weakseg.data.images import read_image, read_mask
+from weakseg.data.saliency.quality import read_usable
 from weakseg.data.sample import Sample, WeakLabel
 from weakseg.errors import UserError
 from weakseg.registry import near_matches
 
 BOX_SLACK = 1  # pixels that a box may reach outside its image, as when pixels were counted from 0; it is clipped
+CONTEXT = "context"
 FILE_OF = {WeakLabel.BOXES: "annotation", WeakLabel.SALIENCY: "saliency", WeakLabel.MASKS: "mask"}
 
 
@@ -33,12 +35,14 @@ class Dataset(ABC):
         split: Such as ``"train"``.
         classes: Names of the object classes, the same for all splits.
         ids: Each image of the split once, in a fixed order.
+        context_classes: What the values of the context labels mean, value v at index v; ``None`` if nothing says so.
     """
 
     root: Path
     split: str
     classes: ClassList
     ids: tuple[str, ...]
+    context_classes: tuple[str, ...] | None = None
 
     @abstractmethod
     def tag_names(self, image_id: str) -> tuple[str, ...] | None:
@@ -54,7 +58,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def paths(self, image_id: str) -> dict[str, Path]:
-        """Files of an image that exist, by kind: image, mask, saliency, annotation."""
+        """Files of an image that exist, by kind: image, mask, saliency, annotation, context."""
 
     def listing_findings(self) -> Iterable[Finding]:
         """What was odd when the split was listed, such as an image that is listed twice."""
@@ -88,11 +92,11 @@ class Dataset(ABC):
         return None if path is None else read_annotation(path)
 
     def sample(self, image_id: str) -> Sample:
-        """An image with all its labels.
+        """An image with all its labels; a saliency map that is empty, constant or stretched is left out.
 
         Raises:
-            UserError: If there is no such image, a file cannot be read, mask or saliency map have another size than the
-                image, or a class is unknown.
+            UserError: If there is no such image, a file cannot be read, the mask has another size than the image, or a
+                class is unknown.
         """
         if image_id not in self:
             raise UserError(
@@ -103,10 +107,9 @@ class Dataset(ABC):
             raise UserError(f"there is no file for the image '{image_id}'", where=self.root, remedy="Put it there")
         image = read_image(paths["image"])
         mask = read_mask(paths["mask"]) if "mask" in paths else None
-        saliency = read_saliency(paths["saliency"]) if "saliency" in paths else None
-        for kind, label in (("mask", mask), ("saliency", saliency)):
-            if label is not None and label.shape[-2:] != image.shape[-2:]:
-                raise size_error(paths[kind], label.shape, image.shape)
+        if mask is not None and mask.shape != image.shape[1:]:
+            raise size_error(paths["mask"], mask.shape, image.shape)
+        saliency = read_usable(paths["saliency"], (image.shape[1], image.shape[2])) if "saliency" in paths else None
         boxes, box_classes = self._box_tensors(image_id, image.shape[1], image.shape[2])
         return Sample(image_id, image, self._tag_vector(image_id), boxes, box_classes, saliency, mask)
 
@@ -119,23 +122,40 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Hash of the content: classes, ids, tags, and every byte of the files of this split.
 
+        Context labels are left out, with which nothing is trained; see ``context_fingerprint``.
+
         Raises:
             UserError: If a file cannot be read.
         """
         tags = [[image_id, self.tag_names(image_id)] for image_id in self.ids]
-        return self._hash([[list(self.classes.names), tags], *([name, _digest(path)] for name, path in self._files())])
+        files = self._files(lambda kind: kind != CONTEXT)
+        return self._hash([[list(self.classes.names), tags], *([name, file_hash(path)] for name, path in files)])
+
+    def context_fingerprint(self) -> str:
+        """Hash of the context labels of this split and their names.
+
+        Raises:
+            UserError: If a file cannot be read.
+        """
+        files = self._files(lambda kind: kind == CONTEXT)
+        return self._hash([self.context_classes, *([name, file_hash(path)] for name, path in files)])
 
     def stat_fingerprint(self) -> str:
         """Like ``fingerprint``, of sizes and times of change instead of content; quick, but a copied tree differs."""
-        stats = ((name, path.stat()) for name, path in self._files(self.tags_file))
+        stats = ((name, path.stat()) for name, path in self._files(lambda _: True, self.tags_file))
         lines = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return self._hash([[list(self.classes.names), list(self.ids)], *lines])
+        return self._hash([[list(self.classes.names), self.context_classes, list(self.ids)], *lines])
 
-    def _files(self, *others: Callable[[str], Path]) -> list[tuple[str, Path]]:
-        """Sorted names below the root, and paths, of the files of all images and of ``others`` of each image."""
-        used = {path for image_id in self.ids for path in self.paths(image_id).values()}
+    def _files(self, wanted: Callable[[str], bool], *others: Callable[[str], Path]) -> list[tuple[str, Path]]:
+        """Sorted names below the root, and paths, of the wanted kinds of files of all images and of ``others``."""
+        found = (file for image_id in self.ids for file in self.paths(image_id).items())
+        used = {path for kind, path in found if wanted(kind)}
         used |= {other(image_id) for image_id in self.ids for other in others}
-        return sorted((path.relative_to(self.root).as_posix(), path) for path in used if path.is_file())
+        return sorted((self._name(path), path) for path in used if path.is_file())
+
+    def _name(self, path: Path) -> str:
+        """What a file is called in fingerprints."""
+        return path.relative_to(self.root).as_posix()
 
     @staticmethod
     def _hash(lines: Iterable[object]) -> str:
@@ -177,7 +197,7 @@ class Dataset(ABC):
 
 
 def size_error(path: Path, found: tuple[int, ...], image: tuple[int, ...]) -> UserError:
-    """What to say of a mask or saliency map whose size is not the image's; sizes end in height and width."""
+    """What to say of a mask whose size is not the image's; sizes end in height and width."""
     return UserError(
         f"is {found[-1]} x {found[-2]} pixels, its image {image[-1]} x {image[-2]}",
         where=path,
@@ -195,7 +215,12 @@ def existing(**paths: Path) -> dict[str, Path]:
     return {kind: path for kind, path in paths.items() if path.is_file()}
 
 
-def _digest(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Hash of a file's content.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -6,6 +6,7 @@
     root/tags.csv                                       image,tags[,split]
     root/classes.txt                                    optional; else all tags, sorted
     root/masks/001.png  root/saliency/001.png  root/annotations/001.xml          optional
+    root/context/001.png  root/context_classes.txt                               optional, for measuring
     root/splits/train.txt  root/splits/val.txt                                   optional
 """
 
@@ -17,10 +18,11 @@ from weakseg.data.classes import ClassList
 from weakseg.data.dataset import Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
 from weakseg.data.ids import IMAGE_SUFFIXES, check_id, id_of
-from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_ids, read_tags
+from weakseg.data.saliency.cache import FOLDER_PREFIX
+from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_context_classes, read_ids, read_tags
 from weakseg.errors import UserError
 
-LABEL_FOLDERS = ("masks", "saliency", "annotations", "splits")
+LABEL_FOLDERS = ("masks", "saliency", "annotations", "context", "splits")
 
 
 class FolderDataset(Dataset):
@@ -47,6 +49,7 @@ class FolderDataset(Dataset):
         named = _named_classes(root, classes)
         self._rows = read_tags(self.table, named.names if named else ()) if self.table.is_file() else ()
         self.classes = named or self._classes_from_tags()
+        self.context_classes = read_context_classes(root / "context_classes.txt")
         self._tags = {row.id: row.names for row in reversed(self._rows)}
         self._listing = self._listed()
         self.ids = unique(self._listing)
@@ -66,6 +69,7 @@ class FolderDataset(Dataset):
             mask=self.root / "masks" / f"{image_id}.png",
             saliency=self.root / "saliency" / f"{image_id}.png",
             annotation=self.root / "annotations" / f"{image_id}.xml",
+            context=self.root / "context" / f"{image_id}.png",
         )
 
     def listing_findings(self) -> Iterator[Finding]:
@@ -169,7 +173,8 @@ def _images_below(folder: Path, skip: Sequence[str]) -> dict[str, list[Path]]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and parts[0] not in skip and path.is_file():
+        label = skip and (parts[0] in skip or parts[0].startswith(FOLDER_PREFIX))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not label and path.is_file():
             found[check_id(id_of("/".join(parts)), where=path)].append(path)
     if not found:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from weakseg.data.annotations import Box
-from weakseg.data.dataset import BOX_SLACK, Dataset, size_error
+from weakseg.data.dataset import BOX_SLACK, CONTEXT, Dataset, size_error
 from weakseg.data.findings import Finding, Severity
 from weakseg.data.images import read_image, read_mask, read_saliency
+from weakseg.data.saliency.quality import flaw
 from weakseg.data.sample import IGNORE, WeakLabel
 from weakseg.errors import UserError
 
@@ -30,6 +31,7 @@ class Inspection:
         in_mask: Names of the classes in the mask, ``None`` if there is none that can be read.
         contradiction: How tags and mask differ; empty where they agree or one of them is unknown.
         kinds: Which labels it has.
+        unfit: Labels that it has but that are left out, such as an empty saliency map.
     """
 
     image_id: str
@@ -40,6 +42,7 @@ class Inspection:
     in_mask: frozenset[str] | None = None
     contradiction: str = ""
     kinds: set[WeakLabel] = field(default_factory=set)
+    unfit: set[WeakLabel] = field(default_factory=set)
 
     @property
     def classes(self) -> frozenset[str] | None:
@@ -61,6 +64,7 @@ def inspect(dataset: Dataset, image_id: str, *, untagged: Severity, allow_untagg
         _check_image(seen, dataset, paths),
         _check_saliency(seen, paths),
         _check_mask(seen, dataset, paths),
+        _check_context(seen, dataset, paths),
         _check_boxes(seen, dataset, paths),
         _check_tags(seen, dataset, untagged, allow_untagged),
     )
@@ -91,8 +95,11 @@ def _check_image(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> 
 def _check_saliency(seen: Inspection, paths: dict[str, Path]) -> Iterator[Finding]:
     if (path := paths.get("saliency")) is None:
         return
-    seen.kinds.add(WeakLabel.SALIENCY)
-    yield from _check_size(seen, path, read_saliency(path).shape)
+    saliency = read_saliency(path)
+    found = flaw(saliency, seen.size or saliency.shape[-2:])
+    (seen.kinds if found is None else seen.unfit).add(WeakLabel.SALIENCY)
+    if found is not None:
+        yield Finding(Severity.WARNING, found.check, str(path), found.problem, found.remedy)
 
 
 def _check_mask(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
@@ -110,6 +117,20 @@ def _check_mask(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> I
             f"Use 0 for background, 1 to {len(dataset.classes)} for the classes, {IGNORE} for what is to be ignored"
         )
         yield Finding(Severity.ERROR, "mask-values", str(path), what, remedy)
+
+
+def _check_context(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
+    if (path := paths.get(CONTEXT)) is None:
+        return
+    context = read_mask(path)
+    yield from _check_size(seen, path, context.shape)
+    if dataset.context_classes is not None:
+        named = len(dataset.context_classes)
+        strange = sorted(set(np.unique(context.numpy()).tolist()) - {*range(named), IGNORE})
+        if strange:
+            what = f"has the context values {_listed(map(str, strange))}, which context_classes.txt does not name"
+            remedy = f"Use 0 to {named - 1} for its lines, {IGNORE} for what is unknown; or complete it"
+            yield Finding(Severity.ERROR, "context-values", str(path), what, remedy)
 
 
 def _check_size(seen: Inspection, path: Path, shape: tuple[int, ...]) -> Iterator[Finding]:

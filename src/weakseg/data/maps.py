@@ -25,6 +25,7 @@ class LocalizationMaps:
         size: Height and width of the image; ``h, w`` may be smaller.
         background: (h, w) float32 in [0, 1], or ``None`` where nothing has said yet what background is.
         features: (D, h', w') float32, for refiners that compare pixels, or ``None``.
+        saliency: (H, W) float32 in [0, 1] of the image, for refiners that ask for it, or ``None``; never in the file.
     """
 
     classes: Tensor
@@ -32,6 +33,7 @@ class LocalizationMaps:
     size: tuple[int, int]
     background: Tensor | None = None
     features: Tensor | None = None
+    saliency: Tensor | None = None
 
     def with_scores(self, scores: Tensor, background: Tensor | None) -> "LocalizationMaps":
         """The same classes with other maps."""
@@ -49,6 +51,7 @@ class LocalizationMaps:
             scores=self.scores.to(device),
             background=move(self.background),
             features=move(self.features),
+            saliency=move(self.saliency),
         )
 
     def save(self, path: Path) -> None:

@@ -1,10 +1,11 @@
 """What training may see of a data set: the weak labels alone, or what has been inferred from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from weakseg.data.dataset import FILE_OF, Dataset
+from weakseg.data.dataset import FILE_OF, Dataset, existing
+from weakseg.data.findings import Finding
 from weakseg.data.maps import read_scores
 from weakseg.data.sample import Sample, WeakLabel
 
@@ -24,6 +25,33 @@ class _Restricted(Dataset):
 
     def paths(self, image_id: str) -> dict[str, Path]:
         return self.dataset.paths(image_id)
+
+
+class WithSaliency(_Restricted):
+    """Saliency maps from another folder, whatever maps lie with the data.
+
+    Args:
+        dataset: Where everything else comes from.
+        folder: Where the maps are, as ``ID.png``; there are none if ``None``.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path | None) -> None:
+        super().__init__(dataset)
+        self.folder, self.context_classes = folder, dataset.context_classes
+
+    def listing_findings(self) -> Iterable[Finding]:
+        """What was odd when the split was listed."""
+        return self.dataset.listing_findings()
+
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """Files of an image that exist."""
+        others = {kind: path for kind, path in super().paths(image_id).items() if kind != "saliency"}
+        return others if self.folder is None else others | existing(saliency=self.folder / f"{image_id}.png")
+
+    def _name(self, path: Path) -> str:
+        """Maps are named without their folder, so that it does not matter where it is."""
+        ours = self.folder is not None and path.is_relative_to(self.folder)
+        return f"saliency:{path.relative_to(self.folder or path).as_posix()}" if ours else super()._name(path)
 
 
 class WeaklyLabelled(_Restricted):

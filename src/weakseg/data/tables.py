@@ -7,6 +7,7 @@ from pathlib import Path
 
 from weakseg.data.classes import ClassList
 from weakseg.data.ids import check_id, id_of
+from weakseg.data.sample import IGNORE
 from weakseg.errors import UserError
 
 TAG_SEPARATORS = ";|,"
@@ -74,6 +75,23 @@ def read_classes(path: Path) -> ClassList:
         return ClassList.from_lines(read_text(path).splitlines())
     except UserError as error:
         raise UserError(error.problem, where=error.where or path, remedy=error.remedy) from error
+
+
+def read_context_classes(path: Path) -> tuple[str, ...] | None:
+    """The names in a ``context_classes.txt``, if there is one: the first line names value 0 of the context labels.
+
+    Raises:
+        UserError: If a line is empty or stands twice, or there are more than 255 lines.
+    """
+    if not path.is_file():
+        return None
+    names = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+    repeated = sorted({name for name in names if not name or names.count(name) > 1})
+    if repeated or not 1 <= len(names) <= IGNORE:
+        what = f"{len(names)} names" if not repeated else f"line '{repeated[0]}' is empty or stands twice"
+        remedy = f"Write one name a line, the first for the value 0, at most {IGNORE} lines"
+        raise UserError(what, where=path, remedy=remedy)
+    return names
 
 
 def read_text(path: Path) -> str:

@@ -186,6 +186,7 @@ def classification(
     *,
     resize: tuple[int, int] | None = (256, 512),
     scale: tuple[float, float] | None = None,
+    area: tuple[float, float] | None = None,
     jitter: tuple[float, float, float, float] | None = None,
     flip: float = 0.5,
     padding: Padding = "mean",
@@ -198,13 +199,15 @@ def classification(
         crop: Side of the square that the network sees.
         resize: Lowest and highest length of the longer side.
         scale: Lowest and highest factor of the size, instead of ``resize``.
+        area: Lowest and highest share of the image, of which a part is resized to the crop, instead of both.
         jitter: Brightness, contrast, saturation and hue; the papers' (0.3, 0.3, 0.3, 0.1).
         flip: Probability of mirroring.
         padding: Colour around an image that is smaller than the crop: the mean of the training images, or black.
         mean: Of the network's training images.
         std: Likewise.
     """
-    resizing = (RandomScale(*scale),) if scale else (ResizeLonger(*resize),) if resize else ()
+    usual: tuple[Transform, ...] = (RandomScale(*scale),) if scale else (ResizeLonger(*resize),) if resize else ()
+    resizing = (RandomResizedCrop(crop, area),) if area else usual
     return _preset(crop, resizing, flip, jitter, padding, mean, std, resize_first=True)
 
 
@@ -213,6 +216,7 @@ def segmentation(
     *,
     scale: tuple[float, float] | None = (0.5, 1.5),
     resize: tuple[int, int] | None = None,
+    area: tuple[float, float] | None = None,
     jitter: tuple[float, float, float, float] | None = None,
     flip: float = 0.5,
     padding: Padding = "mean",
@@ -225,13 +229,15 @@ def segmentation(
         crop: Side of the square that the network sees.
         scale: Lowest and highest factor of the size.
         resize: Lowest and highest length of the longer side, instead of ``scale``.
+        area: Lowest and highest share of the image, of which a part is resized to the crop, instead of both.
         jitter: Brightness, contrast, saturation and hue.
         flip: Probability of mirroring.
         padding: Colour around an image that is smaller than the crop: the mean of the training images, or black.
         mean: Of the network's training images.
         std: Likewise.
     """
-    resizing = (ResizeLonger(*resize),) if resize else (RandomScale(*scale),) if scale else ()
+    usual: tuple[Transform, ...] = (ResizeLonger(*resize),) if resize else (RandomScale(*scale),) if scale else ()
+    resizing = (RandomResizedCrop(crop, area),) if area else usual
     return _preset(crop, resizing, flip, jitter, padding, mean, std, resize_first=False)
 
 

@@ -5,6 +5,7 @@
     root/JPEGImages/ID.jpg
     root/ImageSets/Segmentation/SPLIT.txt
     root/SegmentationClass/ID.png  root/Annotations/ID.xml  root/SaliencyMaps/ID.png       optional
+    root/SegmentationContext/ID.png  root/context_classes.txt                              optional, for measuring
     root/classes.txt                                       optional; else the 20 classes of VOC
     root/tags.csv                                          optional; else from Annotations, else from SegmentationClass
 """
@@ -21,7 +22,7 @@ from weakseg.data.findings import Finding
 from weakseg.data.folder import check_split, contradicting_rows, repeated_findings
 from weakseg.data.ids import IMAGE_SUFFIXES
 from weakseg.data.images import read_mask
-from weakseg.data.tables import read_classes, read_ids, read_tags
+from weakseg.data.tables import read_classes, read_context_classes, read_ids, read_tags
 from weakseg.errors import UserError
 
 
@@ -52,6 +53,7 @@ class VOCDataset(Dataset):
         known = (path.stem for path in lists.glob("*.txt"))
         check_split(self.split, known, root, f"list its images in {self.list_file}")
         self.classes = self._named_classes(classes)
+        self.context_classes = read_context_classes(root / "context_classes.txt")
         self._listing = read_ids(self.list_file)
         self.ids = unique(self._listing)
         self.table = root / "tags.csv"
@@ -80,6 +82,7 @@ class VOCDataset(Dataset):
             mask=self.root / "SegmentationClass" / f"{image_id}.png",
             saliency=self.root / "SaliencyMaps" / f"{image_id}.png",
             annotation=self.root / "Annotations" / f"{image_id}.xml",
+            context=self.root / "SegmentationContext" / f"{image_id}.png",
         )
 
     def listing_findings(self) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from weakseg.methods.method import Method
 from weakseg.methods.registry import method_class
 from weakseg.metrics import protocol_name
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork
+from weakseg.networks.segmentation import NETWORKS, OURS, create_network
 from weakseg.networks.weights import checksum
 from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.pipeline.options import checked_options
@@ -68,6 +68,8 @@ def check_settings(recipe: Recipe) -> None:
                 remedy="Use the same backbone, or start: pretrained",
             )
         find(segment.network.name, NETWORKS, "network")
+        if segment.network.name in OURS:
+            checked_options(OURS[segment.network.name], segment.network.options, "segment.network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
         if segment.predict.crf is not None:
             find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
@@ -81,12 +83,14 @@ def check_augment(augment: Augment, where: str) -> None:
         where: Name of its section.
 
     Raises:
-        UserError: If both ``resize`` and ``scale`` are given, or a range is upside down.
+        UserError: If more than one of ``resize``, ``scale`` and ``area`` is given, or a range is upside down.
     """
-    if augment.resize is not None and augment.scale is not None:
-        raise UserError("gives both 'resize' and 'scale'", where=where, remedy="Remove one of them")
-    low, high = augment.resize or augment.scale or (1, 1)
-    if not 0 < low <= high:
+    ways = {"resize": augment.resize, "scale": augment.scale, "area": augment.area}
+    given = [f"'{name}'" for name, way in ways.items() if way is not None]
+    if len(given) > 1:
+        raise UserError(f"gives both {given[0]} and {given[1]}", where=where, remedy="Remove one of them")
+    low, high = augment.resize or augment.scale or augment.area or (1, 1)
+    if not 0 < low <= high or (augment.area is not None and high > 1):
         raise UserError(f"from {low} to {high} is no range", where=where, remedy="Write [lowest, highest]")
 
 
@@ -123,7 +127,7 @@ def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -
     """The segmenter with its initial weights."""
     encoder = backbone.model_dump(exclude={"name"})
     stride = encoder.pop("output_stride")
-    network = SegmentationNetwork(
+    network = create_network(
         settings.network.name,
         num_classes + 1,
         encoder=backbone.name,
@@ -137,7 +141,8 @@ def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -
 def transform(augment: Augment, network: Normalising, *, masks: bool = False) -> Transform:
     """Training augmentation, for a classifier or for a segmenter."""
     jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
-    size: dict[str, Any] = {"resize": augment.resize, "scale": augment.scale} if augment.resize or augment.scale else {}
+    ways = {"resize": augment.resize, "scale": augment.scale, "area": augment.area}
+    size: dict[str, Any] = ways if any(ways.values()) else {}
     preset = segmentation if masks else classification
     return preset(
         augment.crop,

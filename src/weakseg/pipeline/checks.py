@@ -37,7 +37,7 @@ def audit_folder(
         UserError: If the data cannot be opened at all.
     """
     wanted = frozenset(_label(name) for name in needs)
-    datasets = [open_dataset(kind, root, split) for split in splits] if splits else _usual(root, kind)
+    datasets = [open_dataset(kind, root, split) for split in splits] if splits else usual_splits(root, kind)
     return audit_all(datasets, wanted, reporter, allow_untagged=allow_untagged)
 
 
@@ -55,7 +55,8 @@ def _label(name: str) -> WeakLabel:
     return WeakLabel(name)
 
 
-def _usual(root: Path, kind: str) -> list[Dataset]:
+def usual_splits(root: Path, kind: str) -> list[Dataset]:
+    """Train and, where there is one, val."""
     train, val = USUAL_SPLITS
     found = [open_dataset(kind, root, train)]
     try:

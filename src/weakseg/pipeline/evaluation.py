@@ -3,29 +3,37 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from weakseg.data.dataset import Dataset
+from weakseg.data.dataset import CONTEXT, Dataset, size_error
 from weakseg.data.images import read_mask
 from weakseg.data.maps import LocalizationMaps
 from weakseg.errors import UserError
 from weakseg.metrics import (
     METRICS,
     ConfusionMatrix,
+    ConfusionRatio,
     Flags,
     ProtocolResult,
     SeedSweep,
+    SoftLocalization,
     protocol_name,
 )
 from weakseg.metrics.iou import Absent
+from weakseg.metrics.protocol import RATIO
 from weakseg.pipeline.progress import Reporter
 from weakseg.refine.background import ThresholdBackground
 from weakseg.refine.masks import at_image_size, pseudo_mask
+from weakseg.registry import near_matches
+
+SOFT = "soft"
+CONFUSION = "evaluate.confusion"
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class Provenance:
         backbone: Name of the network's backbone.
         weights: Where its initial weights come from.
         absent: What is done with classes that the truth lacks.
-        metrics: Names of the metrics measured beside the mIoU, keys of ``METRICS``.
+        metrics: Names of the metrics measured beside the mIoU, keys of ``METRICS``, or ``"soft"`` (of seeds alone).
+        confusion: Pairs of a class and what coincides with it whose confusion ratio is measured.
+        saliency: Where the saliency maps came from, ``None`` if none were used.
     """
 
     supervision: str
@@ -45,6 +55,8 @@ class Provenance:
     weights: str
     absent: Absent
     metrics: tuple[str, ...] = ()
+    confusion: tuple[tuple[str, str], ...] = ()
+    saliency: str | None = None
 
 
 @dataclass
@@ -102,14 +114,23 @@ class Evaluator:
         assert self.measured.threshold is not None
         background = ThresholdBackground(value=self.measured.threshold)
 
-        def seed(image_id: str) -> Tensor:
-            full = at_image_size(LocalizationMaps.load(maps(image_id)))
-            return pseudo_mask(background.refine(torch.empty(0), full))
+        @lru_cache(maxsize=1)
+        def full(image_id: str) -> LocalizationMaps:
+            return at_image_size(LocalizationMaps.load(maps(image_id)))
 
-        self.measure("seed", split, dataset, seed, flags)
+        def seed(image_id: str) -> Tensor:
+            return pseudo_mask(background.refine(torch.empty(0), full(image_id)))
+
+        self.measure("seed", split, dataset, seed, flags, full)
 
     def measure(
-        self, stage: str, split: str, dataset: Dataset, predicted: Callable[[str], Tensor], flags: Flags
+        self,
+        stage: str,
+        split: str,
+        dataset: Dataset,
+        predicted: Callable[[str], Tensor],
+        flags: Flags,
+        maps: Callable[[str], LocalizationMaps] | None = None,
     ) -> None:
         """Compare label maps with the true masks of a set.
 
@@ -119,10 +140,14 @@ class Evaluator:
             dataset: Images with true masks.
             predicted: Id to (H, W) label map.
             flags: Help that the label maps had.
+            maps: Id to the maps, at image size, that the label map was made of.
         """
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
-        others = {metric: METRICS[metric](len(names)) for metric in self.provenance.metrics}
+        metrics = self.provenance.metrics
+        others = [METRICS[metric](len(names)) for metric in metrics if metric != SOFT]
+        soft = SoftLocalization(len(names)) if SOFT in metrics and maps is not None else None
+        confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
         ids = masked_ids(dataset)
         with self.reporter.track(name, len(ids)) as bar:
             for image_id in ids:
@@ -137,9 +162,15 @@ class Evaluator:
                 one.update(mask, truth)
                 confusion.merge([one])
                 scores[image_id] = one.miou()
-                for other in others.values():
+                for other in others:
                     other.update(mask, truth)
+                if soft is not None and maps is not None:
+                    soft.update(maps(image_id).scores, maps(image_id).classes, truth)
+                if confused.pairs and (context := context_labels(dataset, image_id, truth)) is not None:
+                    confused.update(mask, truth, context)
                 bar.advance()
+        values = [other.values() for other in others] + ([] if soft is None else [soft.values()])
+        values.append(dict(zip(map(confusion_name, self.provenance.confusion), confused.ratios(), strict=True)))
         self.measured.images[name] = {key: value for key, value in scores.items() if not math.isnan(value)}
         self.measured.results[name] = ProtocolResult.from_confusion(
             confusion,
@@ -149,9 +180,62 @@ class Evaluator:
             images=len(ids),
             backbone=self.provenance.backbone,
             weights=self.provenance.weights,
-            others={metric: other.value() for metric, other in others.items()},
+            others={name: value for found in values for name, value in found.items()},
             absent=self.provenance.absent,
+            saliency=self.provenance.saliency,
         )
+
+
+def confusion_name(pair: tuple[str, str]) -> str:
+    """Name in ``metrics.json``, such as ``confusion_boat_water``."""
+    return RATIO + "_".join(pair)
+
+
+def confusion_pairs(pairs: Iterable[tuple[str, str]], dataset: Dataset) -> list[tuple[int, int]]:
+    """Mask value of each class and context value of what coincides with it.
+
+    Raises:
+        UserError: If a name is unknown, or the data set has no context labels, or none of images with a mask.
+    """
+    return [(_class_value(name, dataset), _context_value(name, coincident, dataset)) for name, coincident in pairs]
+
+
+def _class_value(name: str, dataset: Dataset) -> int:
+    try:
+        return dataset.classes.index(name) + 1
+    except UserError as error:
+        raise UserError(error.problem, where=CONFUSION, remedy=error.remedy) from error
+
+
+def _context_value(name: str, coincident: str, dataset: Dataset) -> int:
+    known = dataset.context_classes
+    if known is None or not any(CONTEXT in dataset.paths(image_id) for image_id in masked_ids(dataset)):
+        raise UserError(
+            f"'{CONFUSION}' is measured with context labels, of which {dataset.split} has none",
+            where=dataset.root,
+            remedy="Add SegmentationContext/ID.png (in a plain folder context/ID.png) and context_classes.txt, "
+            f"or leave out {CONFUSION}",
+        )
+    if coincident == name:
+        raise UserError(f"'{name}' cannot be confused with itself", where=CONFUSION, remedy="Name what is around it")
+    if coincident not in known:
+        raise UserError(f"unknown context '{coincident}'", where=CONFUSION, remedy=near_matches(coincident, known))
+    return known.index(coincident)
+
+
+def context_labels(dataset: Dataset, image_id: str, truth: Tensor) -> Tensor | None:
+    """(H, W) uint8 context labels of an image, if it has some.
+
+    Raises:
+        UserError: If they are not of the size of its true mask.
+    """
+    path = dataset.paths(image_id).get(CONTEXT)
+    if path is None:
+        return None
+    context = read_mask(path)
+    if context.shape != truth.shape:
+        raise size_error(path, context.shape, truth.shape)
+    return context
 
 
 def masked_ids(dataset: Dataset) -> list[str]:

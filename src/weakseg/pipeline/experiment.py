@@ -7,14 +7,18 @@ import torch
 
 from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
+from weakseg.data.pseudo import WithSaliency
+from weakseg.data.sample import WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
 from weakseg.pipeline import build
 from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
+from weakseg.pipeline.evaluation import confusion_pairs
 from weakseg.pipeline.manifest import Manifest, fingerprint
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Segment, Training
+from weakseg.pipeline.saliency import SaliencyMaps, maps_folder, saliency_source, with_given_saliency
 from weakseg.pipeline.steps import Step, refiner_steps
 from weakseg.refine.refiner import TrainedRefiner
 from weakseg.segment.segmenter import Segmenter
@@ -32,6 +36,8 @@ class Experiment:
         train_set: Images with weak labels.
         val_set: Images to be segmented without tags, or ``None``.
         data: Split -> hash of its content.
+        source: Where saliency maps come from, if any are needed.
+        saliency: Those that are to be made of the training images, or ``None``.
 
     Raises:
         UserError: If anything in the recipe cannot be built or the data do not pass the audit.
@@ -46,20 +52,28 @@ class Experiment:
         self.method_options = build.method_options(recipe.localize.method)
         self.steps = refiner_steps(recipe)
         build.check_settings(recipe)
+        self.source = saliency_source(recipe.data.saliency.name, recipe.data.saliency.options)
         self._refiners: dict[str, TrainedRefiner] = {}
         self.needs = build.needs(recipe.localize.method)
         self.manifest = Manifest(self.folder)
         self.train_set = self._open(recipe.data.train)
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
+        for dataset in self.datasets:
+            if self._measured(dataset):
+                confusion_pairs(recipe.evaluate.confusion, dataset)
         build.check_trainings(self._trainings(), len(self.train_set), recipe.run.devices)
         self.data = self._audited()
+        self.saliency = self._computed_saliency() if self._makes_saliency else None
+        if self.saliency is None:
+            self._check_saliency()
 
     def resolved(self) -> Recipe:
-        """The recipe with the options of method and refiners filled in."""
+        """The recipe with the options of method, refiners and saliency provider filled in."""
         method = Named(name=self.recipe.localize.method.name, **self.method_options)
         localize = self.recipe.localize.model_copy(update={"method": method})
         refine = tuple(step.named() for step in self.steps)
-        return self.recipe.model_copy(update={"localize": localize, "refine": refine})
+        data = self.recipe.data.model_copy(update={"saliency": self.source.named()})
+        return self.recipe.model_copy(update={"data": data, "localize": localize, "refine": refine})
 
     @property
     def datasets(self) -> list[Dataset]:
@@ -83,6 +97,12 @@ class Experiment:
         """Splits in which the segmenter is helped by the tags."""
         names = {"train": self.recipe.data.train, "val": self.recipe.data.val or ""}
         return {names[split] for split in self.recipe.evaluate.tagged}
+
+    @property
+    def supervision(self) -> frozenset[WeakLabel]:
+        """The weak labels that the pseudo-masks are made from: the method's, and what refiners need beside them."""
+        salient = any(step.kind.needs_saliency for step in self.steps)
+        return self.needs | ({WeakLabel.SALIENCY} if salient else set())
 
     @cached_property
     def method(self) -> Method:
@@ -119,6 +139,11 @@ class Experiment:
         """The segmenter's own, or else the localiser's."""
         return self.segment.backbone or self.recipe.localize.backbone
 
+    def _measured(self, dataset: Dataset) -> bool:
+        """Whether there is something to measure in a data set, and true masks to do so."""
+        segmented = self.recipe.segment is not None and dataset in self.segmented_sets
+        return (dataset in self.seed_sets or segmented) and dataset.has(WeakLabel.MASKS)
+
     def _trainings(self) -> dict[str, Training]:
         """All trainings, by their section in the recipe."""
         found = {"localize.train": self.recipe.localize.train}
@@ -129,21 +154,45 @@ class Experiment:
             found["segment.train"] = self.recipe.segment.train
         return found
 
+    def _check_saliency(self) -> None:
+        for step in self.steps:
+            if step.kind.needs_saliency and not self.train_set.has(WeakLabel.SALIENCY):
+                raise UserError(
+                    f"refiner '{step.name}' needs saliency maps, and no image of {self.train_set.split} has one",
+                    where=self.train_set.root,
+                    remedy="Add them (saliency/ID.png, in a VOC tree SaliencyMaps/ID.png), or use 'power'",
+                )
+
     def _open(self, split: str) -> Dataset:
-        return open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)
+        dataset = open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)
+        return WithSaliency(dataset, None) if self._makes_saliency else with_given_saliency(dataset, self.source)
+
+    @property
+    def _makes_saliency(self) -> bool:
+        return self.source.computes and WeakLabel.SALIENCY in self.supervision
+
+    def _computed_saliency(self) -> SaliencyMaps:
+        """Maps that a provider makes of the training images, which the training set has from now on."""
+        folder = maps_folder(self.train_set, self.source, self.folder)
+        if not folder.is_relative_to(self.train_set.root):
+            self.reporter.warn(f"{self.train_set.root}: cannot be written. Saliency maps are kept in {folder}.")
+        maps = SaliencyMaps(self.source, self.train_set, folder)
+        self.train_set = WithSaliency(self.train_set, folder)
+        return maps
 
     def _audited(self) -> dict[str, str]:
         """Hashes of the data; the audit is repeated only when a file has changed."""
         allow_untagged = self.recipe.data.allow_untagged
+        needs = self.needs - {WeakLabel.SALIENCY} if self._makes_saliency else self.needs
         state = fingerprint(
             files=[dataset.stat_fingerprint() for dataset in self.datasets],
-            needs=sorted(self.needs),
+            needs=sorted(needs),
             untagged=allow_untagged,
         )
         known = self.manifest.stages.get("audit", {})
         if known.get("inputs") == state and "data" in known:
             return dict(known["data"])
-        report = audit_all(self.datasets, self.needs, self.reporter, allow_untagged=allow_untagged)
+        report = audit_all(self.datasets, needs, self.reporter, allow_untagged=allow_untagged)
         report.raise_for_errors()
         for row in report.rows():
             more = f" (and {row.count - 1} more)" if row.count > 1 else ""

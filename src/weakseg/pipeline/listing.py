@@ -7,9 +7,10 @@ from typing import Any
 
 import timm
 
+from weakseg.data.saliency.registry import SALIENCY
 from weakseg.errors import UserError
 from weakseg.methods.registry import METHODS
-from weakseg.networks.segmentation import NETWORKS
+from weakseg.networks.segmentation import DECODERS, OURS
 from weakseg.refine.registry import REFINERS
 from weakseg.registry import extended
 
@@ -28,9 +29,14 @@ def describe_refiners() -> Rows:
     return _described(extended(REFINERS, "refiners"))
 
 
+def describe_saliency() -> Rows:
+    """Every saliency provider with its first line and its options."""
+    return _described(extended(SALIENCY, "saliency"))
+
+
 def describe_networks() -> Rows:
-    """The decoders of the segmenter."""
-    return [(name, network.__name__) for name, network in sorted(NETWORKS.items())]
+    """The decoders of the segmenter, and the networks of papers with their options."""
+    return sorted([*((name, network.__name__) for name, network in DECODERS.items()), *_described(OURS)])
 
 
 def describe_backbones(pattern: str) -> Rows:

@@ -6,12 +6,14 @@ from functools import partial
 from typing import Literal
 
 from weakseg import __version__
+from weakseg.data.sample import WeakLabel
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.manifest import fingerprint
 from weakseg.pipeline.steps import Learning, Step
 from weakseg.pipeline.work import Work
 
+SALIENCY = "saliency"
 Until = Literal["localize", "refine", "segment", "evaluate", "report"]
 LAST_STAGE = {"localize": "maps", "refine": "masks", "segment": "segmenter", "evaluate": "metrics", "report": "report"}
 
@@ -25,23 +27,25 @@ class Stage:
         inputs: Hash of everything that its result depends on.
         outputs: Files and folders that it makes, within the run folder.
         work: Does it; returns the number of images it worked on.
+        ready: Whether what it makes outside of the run folder is there.
     """
 
     name: str
     inputs: str
     outputs: tuple[str, ...]
     work: Callable[[], int]
+    ready: Callable[[], bool] = lambda: True
 
     def done(self, experiment: Experiment) -> bool:
         """Whether its result is there, made from the same inputs."""
         made = all((experiment.folder / name).exists() for name in self.outputs)
-        return made and experiment.manifest.done(self.name, self.inputs)
+        return made and experiment.manifest.done(self.name, self.inputs) and self.ready()
 
 
 def plan(experiment: Experiment, until: Until) -> list[Stage]:
-    """All stages up to the one that ``until`` names."""
+    """All stages up to the one that ``until`` names; what depends on saliency maps depends on those there are now."""
     work = Work(experiment)
-    stages = _labelling(experiment, work)
+    stages = [*_saliency(experiment, work), *_labelling(experiment, work)]
     stages += _segmenting(experiment, work, stages[-1].inputs)
     stages += _telling(experiment, work, fingerprint(stages=[stage.inputs for stage in stages]))
     names = [stage.name for stage in stages]
@@ -62,8 +66,18 @@ def _trained(name: str) -> tuple[str, ...]:
     return f"{name}.safetensors", f"checkpoints/{name}.ckpt", f"checkpoints/{name}.csv"
 
 
+def _saliency(experiment: Experiment, work: Work) -> list[Stage]:
+    """The making of saliency maps, where a provider is to make them."""
+    maps = experiment.saliency
+    if maps is None:
+        return []
+    inputs = fingerprint(folder=maps.folder.name, data=experiment.data[experiment.train_set.split])
+    return [Stage(SALIENCY, inputs, (), work.make_saliency, maps.complete)]
+
+
 def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
     settings = experiment.recipe.localize
+    made = {} if experiment.saliency is None else {"saliency": experiment.saliency.fingerprint()}
     localizer = fingerprint(
         **_common(experiment),
         data=experiment.data[experiment.train_set.split],
@@ -71,6 +85,7 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
         backbone=build.backbone_inputs(settings.backbone),
         head_factor=settings.head_factor,
         train=settings.train.model_dump(exclude={"workers"}),
+        **(made if WeakLabel.SALIENCY in experiment.needs else {}),
     )
     maps = fingerprint(
         localizer=localizer,
@@ -85,6 +100,7 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
     for step in experiment.steps:
         learning = [] if step.learning is None else _learning(experiment, work, step, step.learning, maps, steps)
         steps.append([step.name, step.options, *(stage.inputs for stage in learning)])
+        steps.extend(made.values() if step.kind.needs_saliency else ())
         stages += learning
     masks = fingerprint(maps=maps, steps=steps)
     if experiment.tells_objects:
@@ -134,8 +150,9 @@ def _segmenting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
 
 
 def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:
-    settings = experiment.recipe.evaluate.model_dump()
-    metrics = fingerprint(results=results, data=experiment.data, evaluate=settings)
+    settings = experiment.recipe.evaluate
+    context = [dataset.context_fingerprint() for dataset in experiment.datasets] if settings.confusion else []
+    metrics = fingerprint(results=results, data=experiment.data, context=context, evaluate=settings.model_dump())
     report = fingerprint(metrics=metrics, recipe=experiment.resolved().model_dump(exclude={"environment"}))
     return [
         Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate),

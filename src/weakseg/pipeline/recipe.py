@@ -50,14 +50,15 @@ class Choosing(Section):
         return {**given, **{key: {"name": usual[key], **options} for key, options in unnamed.items()}}
 
 
-class Data(Section):
-    """Where the images and their labels are."""
+class Data(Choosing):
+    """Where the images and their labels are, and which provider makes the saliency maps if a method needs them."""
 
     root: str
     kind: str = "auto"
     train: str = "train"
     val: str | None = "val"
     allow_untagged: bool = False
+    saliency: Choice = Named(name="folder")
 
 
 class BackboneSettings(Section):
@@ -81,14 +82,15 @@ class BackboneSettings(Section):
 class Augment(Section):
     """How training images are varied.
 
-    ``resize`` draws the longer side in pixels, ``scale`` a factor; without either, a localiser's images are resized to
-    256 to 512 pixels and a segmenter's by 0.5 to 1.5. ``padding`` is the colour around an image that is smaller than
-    the crop.
+    ``resize`` draws the longer side in pixels, ``scale`` a factor, ``area`` the share of a part that is resized to the
+    crop; without any, a localiser's images are resized to 256 to 512 pixels and a segmenter's by 0.5 to 1.5.
+    ``padding`` is the colour around an image that is smaller than the crop.
     """
 
     crop: Positive = 448
     resize: tuple[Positive, Positive] | None = None
     scale: Range | None = None
+    area: Range | None = None
     flip: Share = 0.5
     brightness: Annotated[float, Field(ge=0)] = 0.0
     contrast: Annotated[float, Field(ge=0)] = 0.0
@@ -101,7 +103,8 @@ class Training(Section):
     """Optimisation of one network.
 
     ``momentum: null`` takes the weight decay's value as momentum, as the optimiser that PSA, IRN, SEAM and their
-    descendants share does by accident; it is needed to reproduce their figures.
+    descendants share does by accident; it is needed to reproduce their figures. ``schedule: step`` divides the rate by
+    ten after every ``step_epochs``.
     """
 
     epochs: Positive = 15
@@ -110,8 +113,9 @@ class Training(Section):
     lr: Annotated[float, Field(gt=0)] = 0.01
     momentum: Share | None = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     power: float = 0.9
+    step_epochs: Annotated[float, Field(gt=0)] = 8
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     clip_gradients: Annotated[float, Field(gt=0)] | None = None
     precision: Precision = "auto"
@@ -141,7 +145,7 @@ class Predict(Section):
 
     scales: Scales = (1.0,)
     flip: bool = True
-    merge: Literal["logits", "probabilities"] = "logits"
+    merge: Literal["logits", "probabilities", "mean"] = "logits"
     crf: str | None = None
     batch: Positive = 4
     precision: Precision = "auto"
@@ -168,14 +172,16 @@ class Evaluate(Section):
 
     ``seeds`` names the splits whose maps are thresholded (the sweep runs on the training split), ``segmenter`` those
     that the trained network segments: without tags, or in those named by ``tagged`` with the image's tags as help,
-    which the result's flag ``gt_tags`` then says.
+    which the result's flag ``gt_tags`` then says. ``confusion`` are pairs of a class and what coincides with it, such
+    as ``[[boat, water]]``, named as in ``context_classes.txt``.
     """
 
     seeds: tuple[Literal["train", "val"], ...] = ("train",)
     segmenter: tuple[Literal["train", "val"], ...] = ("val",)
     tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
-    metrics: tuple[Literal["contour_f"], ...] = ()
+    metrics: tuple[Literal["contour_f", "boundary_f1", "soft"], ...] = ()
+    confusion: tuple[tuple[str, str], ...] = ()
 
 
 class Run(Section):

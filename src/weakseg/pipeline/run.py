@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.lock import sole_user
 from weakseg.pipeline.manifest import MANIFEST, Manifest, read_json
-from weakseg.pipeline.plan import Stage, Until, plan
+from weakseg.pipeline.plan import SALIENCY, Stage, Until, plan
 from weakseg.pipeline.progress import Reporter, Silent
 from weakseg.pipeline.recipe import Recipe, load_recipe
 from weakseg.pipeline.reporting import report_data
@@ -64,7 +64,7 @@ def run(
         experiment.manifest.reload(kept=("audit",))
         remove_unfinished(experiment.folder)
         _write_recipe(experiment)
-        for stage in stages:
+        for stage in _in_turn(experiment, until):
             _do(stage, experiment)
     evaluated, reported = until in ("evaluate", "report"), until == "report"
     return RunResult(
@@ -90,6 +90,13 @@ def rewrite_report(folder: Path) -> Path:
     )
     assert train_set is not None
     return write_report(folder / "report", report_data(recipe, folder, train_set, val_set, Manifest(folder).timings))
+
+
+def _in_turn(experiment: Experiment, until: Until) -> Iterator[Stage]:
+    """The stages; those after saliency maps are planned when these are made."""
+    first, *others = plan(experiment, until)
+    yield first
+    yield from others if first.name != SALIENCY else plan(experiment, until)[1:]
 
 
 def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:

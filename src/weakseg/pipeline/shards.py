@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from weakseg.data.images import read_image, write_mask
 from weakseg.data.maps import LocalizationMaps, write_scores
+from weakseg.data.saliency.quality import read_usable
 from weakseg.errors import UserError
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.steps import Weighted
@@ -28,11 +29,12 @@ GPU_BATCH = 8
 
 @dataclass(frozen=True)
 class Job:
-    """One image: where it is, where its maps are, where the result goes."""
+    """One image: where it is, where its maps are, where the result goes, and where its saliency is, if it is needed."""
 
     image: Path
     maps: Path
     result: Path
+    saliency: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Worker:
     def __call__(self, jobs: Sequence[Job]) -> int:
         """Do some jobs; returns their number."""
         images = [read_image(job.image).to(self.device) for job in jobs]
-        maps = [LocalizationMaps.load(job.maps).to(self.device) for job in jobs]
+        maps = [_maps(job).to(self.device) for job in jobs]
         self._do(images, maps, [job.result for job in jobs])
         return len(jobs)
 
@@ -149,6 +151,14 @@ class Worker:
         for image, its_maps, result in zip(images, maps, results, strict=True):
             target = learner.targets(image, its_maps).cpu()
             write_mask(result, target) if learner.target == "mask" else write_scores(result, target)
+
+
+def _maps(job: Job) -> LocalizationMaps:
+    maps = LocalizationMaps.load(job.maps)
+    if job.saliency is None:
+        return maps
+    saliency = read_usable(job.saliency, maps.size)
+    return maps if saliency is None else replace(maps, saliency=saliency[0])
 
 
 def _placed(refiner: Refiner, device: torch.device) -> Refiner:

@@ -253,6 +253,8 @@ def schedule_factor(settings: Training, step: int, steps_per_epoch: int) -> floa
     rising = min(1.0, (step + 1) / (warm + 1))
     if settings.schedule == "constant":
         return rising
+    if settings.schedule == "step":
+        return rising * 0.1 ** (step // max(1, round(settings.step_epochs * steps_per_epoch)))
     if settings.schedule == "cosine":
         return rising * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
     return rising * poly_lr(1.0, min(step, total), total, settings.power)

@@ -32,6 +32,7 @@ from weakseg.pipeline.inference import (
 )
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.reporting import report_data
+from weakseg.pipeline.saliency import check_useful, provenance
 from weakseg.pipeline.shards import Job, Refining, Wanted, refine_all
 from weakseg.pipeline.steps import Step, Weighted
 from weakseg.pipeline.training import train
@@ -50,6 +51,14 @@ class Work:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.recipe = experiment, experiment.recipe
         self.folder, self.reporter = experiment.folder, experiment.reporter
+
+    def make_saliency(self) -> int:
+        """Images to saliency maps, beside the data."""
+        maps = self.experiment.saliency
+        assert maps is not None
+        made = maps.make(self.recipe.run.workers or self.experiment.device.cores, self.reporter)
+        check_useful(maps)
+        return made
 
     def train_localizer(self) -> int:
         """Tags, or what else the method needs, to ``localizer.safetensors``."""
@@ -104,6 +113,7 @@ class Work:
         segmenter, settings = self.experiment.segmenter, self.experiment.segment.train
         if self.experiment.segment.start == "localizer":
             self._start_from_localizer(segmenter.network.encoder)
+            segmenter.network.copy_encoder()
         pseudo = PseudoMasks(self.experiment.train_set, partial(mask_path, self.folder))
         transform = build.transform(settings.augment, segmenter.network, masks=True)
         return self._train(segmenter, self._augmented(pseudo, transform, settings), settings, "segmenter")
@@ -156,16 +166,18 @@ class Work:
 
     def _refine(self, refining: Refining, result: Callable[[str], Path], label: str) -> int:
         experiment, dataset = self.experiment, self.experiment.train_set
-        jobs = [
-            Job(dataset.paths(image_id)["image"], maps_path(self.folder, image_id), result(image_id))
-            for image_id in dataset.ids
-            if not result(image_id).exists()
-        ]
+        salient = any(step.kind.needs_saliency for step, _ in refining.steps)
+        undone = [image_id for image_id in dataset.ids if not result(image_id).exists()]
+        jobs = [self._job(image_id, result(image_id), salient=salient) for image_id in undone]
         workers = self.recipe.run.workers or experiment.device.cores
         with self.reporter.track(label, len(dataset), len(dataset) - len(jobs)) as bar:
             for done in refine_all(jobs, refining, workers=workers, device=experiment.device):
                 bar.advance(done)
         return len(jobs)
+
+    def _job(self, image_id: str, result: Path, *, salient: bool) -> Job:
+        paths = self.experiment.train_set.paths(image_id)
+        return Job(paths["image"], maps_path(self.folder, image_id), result, paths.get("saliency") if salient else None)
 
     def _start_from_localizer(self, body: Module) -> None:
         localizer = self.folder / "localizer.safetensors"
@@ -206,7 +218,7 @@ class Work:
         if self.experiment.train_set.has(WeakLabel.MASKS):
             self._measure_labels(evaluator)
         if self.recipe.segment is not None:
-            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone)
+            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone, refined=True)
             predict = self.recipe.segment.predict
             for dataset in self.experiment.segmented_sets:
                 helped = dataset.split in self.experiment.tagged_splits
@@ -224,19 +236,25 @@ class Work:
             if wanted and dataset.has(WeakLabel.MASKS):
                 evaluator.seeds(dataset.split, dataset, maps, self._flags(evaluator.measured.threshold))
         flags = self._flags(None, crf=any(step.name == "crf" for step in self.experiment.steps))
+        evaluator.provenance = self._provenance(self.recipe.localize.backbone, refined=True)
         evaluator.measure("mask", train_set.split, train_set, _masks(self.folder, mask_path), flags)
 
     def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
         multi_scale = len(self.recipe.localize.scales) > 1
         return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
 
-    def _provenance(self, backbone: BackboneSettings) -> Provenance:
+    def _provenance(self, backbone: BackboneSettings, *, refined: bool = False) -> Provenance:
+        """``refined``: the refiners have had a hand in it."""
+        labels = self.experiment.supervision if refined else self.experiment.needs
+        salient = WeakLabel.SALIENCY in labels
         return Provenance(
-            supervision=supervision_name(self.experiment.needs),
+            supervision=supervision_name(labels),
+            saliency=provenance(self.experiment.train_set, self.experiment.source) if salient else None,
             backbone=backbone.name,
             weights=Path(backbone.weights).name,
             absent=self.recipe.evaluate.absent,
             metrics=self.recipe.evaluate.metrics,
+            confusion=self.recipe.evaluate.confusion,
         )
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weakseg.data.files import write_text
+from weakseg.metrics.protocol import RATIO
 from weakseg.report import charts, pictures
 from weakseg.report.pictures import CAPTIONS, Panel, percent, printable
 
@@ -26,7 +27,9 @@ FLAGS = {
     "threshold_swept": "Threshold swept",
 }
 NOT_RECORDED = "not recorded"
-_OF_EVERY_ENTRY = frozenset({"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent"})
+_OF_EVERY_ENTRY = frozenset(
+    {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency"}
+)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _protocol(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> Pro
         name=f"{STAGES[stage]} on {split}" if stage in STAGES and split else key,
         miou=percent(entry.get("miou")),
         facts=_facts(entry),
-        extras=[(name, _metric(value)) for name, value in entry.items() if _is_extra(name, value)],
+        extras=[(name, _metric(name, value)) for name, value in entry.items() if _is_extra(name, value)],
         summary=_summary(entry),
         bars=_bars(entry, classes),
         absent=[str(name) for name in entry.get("absent") or []],
@@ -134,8 +137,10 @@ def _is_extra(name: str, value: object) -> bool:
     return name not in _OF_EVERY_ENTRY and not isinstance(value, dict | list | tuple)
 
 
-def _metric(value: object) -> str:
-    """Another metric beside the mIoU: a fraction, or a count."""
+def _metric(name: str, value: object) -> str:
+    """Another metric beside the mIoU: a fraction, a ratio, or a count."""
+    if name.startswith(RATIO) and isinstance(value, float):
+        return f"{value:.2f}"
     return percent(value) if value is None or isinstance(value, float) else words(value)
 
 
@@ -149,6 +154,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((title, flag_words(flags[name]) if name in flags else NOT_RECORDED) for name, title in FLAGS.items()),
         *further,
         ("Supervision", _recorded(entry, "supervision").replace("+", " + ")),
+        *([("Saliency maps", words(entry["saliency"]))] if entry.get("saliency") else []),
         ("Images", _recorded(entry, "images")),
         ("Classes in the mean", f"{counted} of {len(of_class)}" if of_class else NOT_RECORDED),
         ("Backbone", _recorded(entry, "backbone")),
