@@ -8,12 +8,13 @@ Trains CAM, EPS with each of its selections, and EPS with saliency from the buil
 to the pseudo-masks, in run folders below ``--runs`` that a second call finds. Measures, on the training images, seeds
 at the threshold that suits each best and pseudo-masks: mIoU, boundaries (Table 1), and pixels of the context that are
 taken for the class, as a share of those that are it (Table 2). ``--predefined`` are the classes that the detector
-overlooks, by number. Writes one row for each run and protocol to results/eps.csv, and prints whether the paper's order
-holds.
+overlooks, by number. Writes one row for each run and protocol to results/eps.csv, prints whether the paper's order
+holds, and ends with status 1 if it does not.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -126,8 +127,10 @@ def main() -> None:
     for row in rows:
         table.add_row(*(str(row.get(name)) for name in columns))
     console.print(table)
-    for sentence, holds in trends(rows, arguments.confusion).items():
+    judged = trends(rows, arguments.confusion)
+    for sentence, holds in judged.items():
         console.print(f"{'holds  ' if holds else 'differs'}  {sentence}")
+    sys.exit(0 if all(judged.values()) else 1)
 
 
 if __name__ == "__main__":
