@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from weakseg.networks.dilate import dilate, power_of_two
+from weakseg.networks.dilate import dilate, power_of_two, unstride
 
 PLAIN = "regnetx_002"  # strides in odd convolutions only, nothing that looks at the whole image
 TWIN = "mobilenetv2_100"
@@ -55,6 +55,24 @@ def test_timm_dilates_in_the_same_way(name, stride, images):
             assert (one.stride, one.dilation, one.padding) == (other.stride, other.dilation, other.padding)
     with torch.no_grad():
         torch.testing.assert_close(ours.forward_features(images), theirs.forward_features(images))
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_without_dilation_only_strides_change(stride, images):
+    """By hand: IRN's ResNet50 has the strides 2, 2, 2 and 1 and no dilation."""
+    ours, by_hand = model("resnet10t"), model("resnet10t")
+    unstride(ours, torch.zeros(1, 3, 128, 128, dtype=torch.float64), stride)
+    for stage in (by_hand.layer3, by_hand.layer4)[-1 if stride == 16 else 0 :]:
+        for layer in stage.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.stride = (1, 1)
+            elif isinstance(layer, nn.AvgPool2d):
+                layer.kernel_size, layer.stride, layer.padding = 3, 1, 1
+    assert all(layer.dilation == (1, 1) for layer in ours.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        fine = ours.forward_features(images)
+        assert fine.shape[-2:] == (96 // stride, 128 // stride)
+        torch.testing.assert_close(fine, by_hand.forward_features(images))
 
 
 def test_a_network_that_is_fine_enough_is_left_alone(images):

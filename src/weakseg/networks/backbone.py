@@ -13,7 +13,7 @@ import weakseg.networks.resnet38
 import weakseg.networks.vgg16  # noqa: F401  (both make their names known to timm)
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
-from weakseg.networks.dilate import dilate, power_of_two
+from weakseg.networks.dilate import dilate, power_of_two, unstride
 from weakseg.networks.freeze import freeze_modules
 from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
 from weakseg.networks.weights import load_backbone_weights, read_weights
@@ -30,6 +30,8 @@ class Backbone(nn.Module):
         name: timm model name.
         weights: ``"timm"`` (pretrained weights of that model, from its hub), a local file, or ``"none"``.
         output_stride: Image pixels per feature map cell, 8, 16 or 32; ``None`` keeps the model's own.
+        dilate: Whether the layers after a stride that is taken away are dilated in exchange, so that pretrained filters
+            keep looking at the same places; IRN's ResNet50 does without.
         batchnorm: ``"train"`` as usual; ``"statistics"`` uses the stored mean and deviation and trains the affine part
             (IRN's ResNet50); ``"frozen"`` freezes both (PSA's ResNet38).
         freeze: Prefixes of module names whose parameters stay as they are, such as ``["conv1", "bn1", "layer1"]``.
@@ -53,6 +55,7 @@ class Backbone(nn.Module):
         *,
         weights: str = "timm",
         output_stride: int | None = 16,
+        dilate: bool = True,
         batchnorm: NormMode = "statistics",
         freeze: Sequence[str] = (),
         mean: Sequence[float] | None = None,
@@ -62,7 +65,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.weights, self.batchnorm, self.options = name, weights, batchnorm, dict(options or {})
-        self.model, self.stride = _create(name, output_stride, dict(options or {}), pretrained=weights == "timm")
+        build = _Builder(name, dict(options or {}), weights == "timm")
+        self.model, self.stride = _create(build, output_stride, dilated=dilate)
         if weights not in ("timm", "none"):
             load_backbone_weights(self.model, read_weights(Path(weights), sha256), weights)
         self.channels = int(self.model.num_features)
@@ -122,19 +126,19 @@ class Backbone(nn.Module):
         return features
 
 
-def _create(name: str, stride: int | None, options: dict[str, Any], *, pretrained: bool) -> tuple[Any, int]:
+def _create(build: "_Builder", stride: int | None, *, dilated: bool) -> tuple[Any, int]:
     """The timm model and its output stride."""
+    name, has_options = build.name, bool(build.options)
     if not timm.is_model(name):
         raise UserError(f"unknown backbone '{name}'", remedy=near_matches(name, timm.list_models()))
-    build = _Builder(name, options, pretrained)
-    with _refused(f"backbone '{name}' cannot be built", bool(options)):
+    with _refused(f"backbone '{name}' cannot be built", has_options):
         own = build()
-    with _refused(f"backbone '{name}' gives no feature map", bool(options)):
+    with _refused(f"backbone '{name}' gives no feature map", has_options):
         own_stride = _stride(own)
     if stride is None or stride == own_stride:
         return own, own_stride
     with _refused(f"backbone '{name}' cannot run at output stride {stride}"):
-        model = _dilated(build, own, stride)
+        model = _dilated(build, own, stride) if dilated else _unstrided(own, stride)
         reached = _stride(model)
     if reached != stride:
         raise UserError(
@@ -152,6 +156,13 @@ def _dilated(build: "_Builder", own: Any, stride: int) -> Any:  # noqa: ANN401
         with suppress(ValueError):
             dilate(own, _example(own), stride)
         return own
+
+
+def _unstrided(own: Any, stride: int) -> Any:  # noqa: ANN401
+    """The model with a finer feature map and the filters that it has."""
+    with suppress(ValueError):
+        unstride(own, _example(own), stride)
+    return own
 
 
 @contextmanager

@@ -33,6 +33,19 @@ def dilate(network: nn.Module, image: Tensor, output_stride: int) -> None:
             _dilate_layer(layer, reduction // output_stride)
 
 
+def unstride(network: nn.Module, image: Tensor, output_stride: int) -> None:
+    """Take late strides away and dilate nothing: the layers after them look at smaller places than they learnt to.
+
+    IRN's ResNet50 is made so. Arguments as for ``dilate``.
+
+    Raises:
+        ValueError: If a layer that would have to change has an even kernel larger than 2.
+    """
+    for layer, reduction in _reductions(network, image).items():
+        if reduction >= output_stride:
+            _dilate_layer(layer, 1)
+
+
 def power_of_two(ratio: float) -> int:
     """The power of two next to the ratio of two sides; layers round sides up or down, so it need not be exact."""
     return int(2 ** round(math.log2(ratio)))

@@ -114,6 +114,7 @@ def create_network(
     *,
     encoder: str,
     decoder: Mapping[str, Any] | None = None,
+    dilate: bool = True,
     **settings: Any,  # noqa: ANN401
 ) -> Network:
     """Any network of ``NETWORKS``.
@@ -123,6 +124,7 @@ def create_network(
         num_outputs: K, number of mask values.
         encoder: timm model name.
         decoder: Keyword arguments of the decoder or network.
+        dilate: As for ``Backbone``, for our networks; those of segmentation-models-pytorch dilate always.
         settings: Further arguments as for ``SegmentationNetwork``, and for ``Backbone`` alike.
 
     Raises:
@@ -130,7 +132,7 @@ def create_network(
     """
     find(name, NETWORKS, "network")
     if name in OURS:
-        return OURS[name](Backbone(encoder, **settings), num_outputs, **(decoder or {}))
+        return OURS[name](Backbone(encoder, dilate=dilate, **settings), num_outputs, **(decoder or {}))
     return SegmentationNetwork(name, num_outputs, encoder=encoder, decoder=decoder, **settings)
 
 

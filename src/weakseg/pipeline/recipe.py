@@ -65,13 +65,14 @@ class BackboneSettings(Section):
     """The network's body and its initial weights; see ``Backbone``.
 
     For a segmenter that has no backbone of its own these are its encoder's settings, too, ``freeze`` included;
-    ``output_stride`` then concerns the DeepLab decoders alone.
+    ``output_stride`` then concerns the DeepLab decoders alone, which always dilate.
     """
 
     name: str = "resnet50"
     weights: str = "timm"
     sha256: str | None = None
     output_stride: Literal[8, 16, 32] | None = 16
+    dilate: bool = True
     batchnorm: NormMode = "statistics"
     freeze: tuple[str, ...] = ()
     mean: tuple[float, float, float] | None = None
