@@ -31,7 +31,8 @@ def compare(
 
     Returns:
         Seconds; how many times faster ours is on the same input; the largest difference between the two, and of each
-        from the precise result of the first input; the memory in MB that a call takes beyond what is there before.
+        from the precise result, over all inputs; the memory in MB that a call takes beyond what is there before, for
+        the first input.
     """
     ours(inputs[0])
     row: Row = {"seconds": None, "reference_seconds": None, "ratio": None, "max_difference": None}
@@ -42,9 +43,13 @@ def compare(
         row["reference_seconds"] = median(other[0] for _, other in pairs)
         row["ratio"] = median(other[0] / own[0] for own, other in pairs)
         row["max_difference"] = max(largest(own[1] - other[1]) for own, other in pairs)
-    exact = reference(precise(inputs[0])) if reference and precise else None
-    for name, way, result in zip(("", "reference_"), (ours, reference), results[0], strict=True):
-        row[f"{name}error"] = None if exact is None or result is None else largest(result[1] - exact)
+    errors: list[tuple[float, float]] = []
+    if reference and precise:
+        for given, (own, other) in zip(inputs, pairs, strict=True):
+            exact = reference(precise(given))  # of one input at a time, for it is large
+            errors.append((largest(own[1] - exact), largest(other[1] - exact)))
+    for i, (name, way) in enumerate((("", ours), ("reference_", reference))):
+        row[f"{name}error"] = max((error[i] for error in errors), default=None)
         row[f"{name}peak_mb"] = peak_memory(way, inputs[0]) if way else None
     return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in row.items()}
 

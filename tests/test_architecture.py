@@ -23,6 +23,7 @@ FLOORS = {
     "__main__": 5,
 }
 ALONE = {"lightning": "pipeline/training.py", "typer": "cli.py", "gradio": "app.py"}
+OF_OPS = {*sys.stdlib_module_names, "weakseg", "torch", "numpy", "numba", "llvmlite"}
 FILES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
 
 
@@ -75,6 +76,12 @@ def foreign(file: str, text: str) -> list[str]:
     """Packages that only one file of ours may import."""
     found = {name.split(".")[0] for name in imports(file, text)}
     return [f"{file} imports {name}" for name, home in ALONE.items() if name in found and file != home]
+
+
+def heavy(file: str, text: str) -> list[str]:
+    """Packages that ``ops``, which is usable alone, does without."""
+    found = {name.split(".")[0] for name in imports(file, text)} - OF_OPS
+    return [f"{file} imports {name}" for name in sorted(found)] if room(file) == "ops" else []
 
 
 def calls(text: str) -> list[tuple[str, dict[str, str]]]:
@@ -152,6 +159,19 @@ def test_lightning_away_from_home_is_seen():
     assert foreign("pipeline/run.py", "def f():\n    import lightning.pytorch as pl") == [
         "pipeline/run.py imports lightning"
     ]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_ops_needs_torch_numpy_and_numba_alone(file):
+    assert heavy(file, read(file)) == []
+
+
+def test_another_package_in_ops_is_seen():
+    assert heavy("ops/crf/exact.py", "import torch\ndef f():\n    from scipy import ndimage\n    import cv2") == [
+        "ops/crf/exact.py imports cv2",
+        "ops/crf/exact.py imports scipy",
+    ]
+    assert heavy("metrics/boundary.py", "import scipy.ndimage") == []
 
 
 @pytest.mark.parametrize("file", FILES)

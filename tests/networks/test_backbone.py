@@ -1,12 +1,13 @@
 """Backbones of several families: stride, sizes, freezing, normalisation."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from tests.data.trees import refusal
 from weakseg.data.colour import IMAGENET_MEAN
-from weakseg.networks.backbone import Backbone
+from weakseg.networks.backbone import Backbone, _own_stride, _small_stride, _stride
 
 DILATED_BY_TIMM = "resnet10t"
 DILATED_BY_US = "mobilenetv3_small_050"
@@ -70,6 +71,42 @@ def test_the_models_own_stride_is_kept_for_none():
 @pytest.mark.parametrize("stride", [8, 32])
 def test_a_stride_out_of_reach_is_refused(stride):
     refusal(lambda: backbone(TRANSFORMER, output_stride=stride), TRANSFORMER, f"stride {stride}", "output_stride to 16")
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "own"),
+    [
+        (DILATED_BY_TIMM, 32, 32),
+        (CHANNELS_LAST, 32, 32),
+        ("halonet26t", None, 32),  # its blocks do not fit into the small image
+        ("convit_tiny", None, 16),  # patches
+    ],
+)
+def test_the_stride_is_seen_at_a_small_image_or_else_at_the_models_own(name, small, own):
+    model = timm.create_model(name, num_classes=0).eval()
+    with torch.no_grad():
+        assert (_small_stride(model), _own_stride(model), _stride(model)) == (small, own, own)
+
+
+class Cropping(nn.Module):
+    """Cells of 16 pixels, as many as fit when layers without padding have taken the border away."""
+
+    num_features = 3
+
+    def __init__(self, lost):
+        super().__init__()
+        self.lost = lost
+
+    def forward_features(self, images):
+        sides = [(side - self.lost) // 16 for side in images.shape[-2:]]
+        return images.new_zeros(1, 3, *sides)
+
+
+@pytest.mark.parametrize("lost", [0, 8, 48])
+def test_lost_borders_are_not_taken_for_a_coarser_stride(lost):
+    """With 48 pixels lost, half of the cells of a side of 96 are left."""
+    assert _small_stride(Cropping(lost)) == (None if lost else 16)
+    assert _stride(Cropping(lost)) == 16
 
 
 def test_an_unknown_name_lists_near_ones():

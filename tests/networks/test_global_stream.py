@@ -3,10 +3,12 @@
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from tests.data.trees import refusal
+from weakseg.networks import global_stream
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.global_stream import GlobalStream, global_loss, shown_values
 from weakseg.networks.segmentation import NETWORKS, SegmentationNetwork, create_network
@@ -166,15 +168,32 @@ def test_other_weights_reach_both_streams(tmp_path):
     assert all(torch.equal(value, given[name]) for name, value in other.global_branch.state_dict().items())
 
 
-def test_fc6_and_fc7_of_vgg_start_from_the_classifier(tmp_path):
-    """Every fourth of 4096, every third of 7 x 7; all branches alike."""
+def whole_vgg(fc6, fc7):
     weights = dict(Backbone("vgg16_conv5", weights="none").model.state_dict())
-    weights["classifier.0.weight"] = torch.arange(49.0).repeat(4096, 512) + torch.arange(4096.0)[:, None]
-    weights["classifier.3.weight"] = torch.arange(4096.0)[:, None] + torch.arange(4096.0) / 4096
-    weights |= {f"classifier.{number}.bias": torch.arange(4096.0) for number in (0, 3)}
-    file = tmp_path / "w.pth"
-    torch.save(weights, file)
-    net = create_network("global_stream", VALUES, encoder="vgg16_deeplab", weights=str(file), output_stride=8)
+    weights[f"{fc6}.weight"] = torch.arange(49.0).repeat(4096, 512) + torch.arange(4096.0)[:, None]
+    weights[f"{fc7}.weight"] = torch.arange(4096.0)[:, None] + torch.arange(4096.0) / 4096
+    return weights | {f"{name}.bias": torch.arange(4096.0) for name in (fc6, fc7)}
+
+
+@pytest.fixture(params=["file", "timm"])
+def weights_with_classifier(request, tmp_path, monkeypatch):
+    """What ``backbone.weights`` is to be: a file as torchvision's, or timm, whose hub gives a file as its own."""
+    if request.param == "timm":
+        given, asked = whole_vgg("pre_logits.fc1", "pre_logits.fc2"), []
+        for module in (timm.models._builder, global_stream):
+            monkeypatch.setattr(module, "load_state_dict_from_hf", lambda hub_id, **_: asked.append(hub_id) or given)
+        yield "timm"
+        assert set(asked) == {"timm/vgg16.tv_in1k"}
+        return
+    torch.save(whole_vgg("classifier.0", "classifier.3"), tmp_path / "w.pth")
+    yield str(tmp_path / "w.pth")
+
+
+def test_fc6_and_fc7_of_vgg_start_from_the_classifier(weights_with_classifier):
+    """Every fourth of 4096, every third of 7 x 7; all branches alike."""
+    net = create_network(
+        "global_stream", VALUES, encoder="vgg16_deeplab", weights=weights_with_classifier, output_stride=8
+    )
     places = torch.tensor([[0.0, 3, 6], [21, 24, 27], [42, 45, 48]])
     for branch in (*net.head[0], net.before_pool):
         fc6, fc7 = branch[0], branch[2]

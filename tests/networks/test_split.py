@@ -72,6 +72,15 @@ def test_where_it_can_be_cut(name, strides):
     assert cuts(body(name)) == strides
 
 
+def test_a_backbone_that_takes_no_small_images():
+    net = body("inception_v3", None).eval()
+    assert cuts(net) == {1: 4, 2: 8, 3: 8, 4: 16}
+    images = torch.randn(1, 3, 99, 120)
+    trunk, rest = split(net, 2)
+    with torch.no_grad():
+        assert torch.equal(rest(trunk(images)), net(images))
+
+
 def test_the_parts_are_the_backbones_own_layers():
     net = body("resnet10t")
     trunk, rest = split(net, 2)

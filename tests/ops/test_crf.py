@@ -111,7 +111,27 @@ class TestExact:
         image, probabilities = scene(12, 16, labels=3)
         expected = slow_crf(image, unary_from_probabilities(probabilities), CRF_PARAMETERS[name])
         beliefs = dense_crf(image, probabilities, name, engine="exact")
-        np.testing.assert_allclose(beliefs, expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(beliefs, expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("labels", [2, 3])
+    @pytest.mark.parametrize("name", ["A", "B", "D"])
+    def test_low_contrast_loses_no_precision(self, name, labels):
+        """Where nothing is sure and colours hardly differ, every update enlarges what rounding does to the last."""
+        generator = np.random.default_rng(labels)
+        chosen = CRF_PARAMETERS[name]
+        for _ in range(8):
+            image = np.clip(generator.integers(0, 256, 3) + generator.integers(-12, 13, (6, 8, 3)), 0, 255)
+            image, probabilities = image.astype(np.uint8), 0.5 + 0.1 * (generator.random((labels, 6, 8)) - 0.5)
+            unary = -np.log(np.clip(probabilities, 1e-5, 1))
+            expected = slow_crf(image, unary, chosen)
+            beliefs = dense_crf(image, probabilities, chosen, engine="exact")
+            np.testing.assert_allclose(beliefs, expected, rtol=0, atol=1e-5)
+            from_unary = crf.dense_crf_from_unary(image, unary, chosen, engine="exact")
+            np.testing.assert_allclose(from_unary, expected, rtol=0, atol=1e-5)
+            given = generator.integers(0, labels, (6, 8))
+            chances = np.where(given == np.arange(labels)[:, None, None], 0.7, 0.3 / (labels - 1))
+            beliefs = dense_crf_labels(image, given, labels, chosen, engine="exact")
+            np.testing.assert_allclose(beliefs, slow_crf(image, -np.log(chances), chosen), rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("tile", [1, 100, 48 * 47, 48 * 48])
     def test_tiles_make_no_difference(self, tile):
@@ -122,7 +142,7 @@ class TestExact:
     def test_separable_kernel_is_the_dense_one(self):
         image, probabilities = scene(9, 17, labels=20)
         values = probabilities.flatten(1).T.contiguous()
-        separable = SeparableKernel(9, 17, 3, torch.device("cpu"))
+        separable = SeparableKernel(9, 17, 3, torch.device("cpu"), torch.float32)
         torch.testing.assert_close(separable(values), DenseKernel(pixel_features(image, 3))(values))
 
     def test_large_distances_do_not_lose_precision(self):

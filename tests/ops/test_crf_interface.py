@@ -91,6 +91,26 @@ class TestInputs:
         expected = crf.dense_crf_from_unary(image, crf.unary_from_labels(labels, 21), "B", engine=engine)
         torch.testing.assert_close(beliefs, expected, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize("ignore", [255, -1, 1])
+    @pytest.mark.parametrize("size", [(7, 9), (2, 3)])
+    def test_of_ignored_pixels_nothing_is_known(self, engine, ignore, size):
+        image, probabilities = scene(*size, labels=3)
+        labels = 2 * probabilities.argmax(0)
+        labels[: size[0] // 2, 1:] = ignore
+        chances = torch.where(labels == torch.arange(5)[:, None, None], 0.7, 0.3 / 4)
+        chances[:, labels == ignore] = 1 / 5
+        beliefs = dense_crf_labels(image, labels, 5, "B", ignore=ignore, engine=engine)
+        expected = dense_crf(image, chances, "B", engine=engine)
+        torch.testing.assert_close(beliefs, expected, rtol=0, atol=1e-5)
+        unary = crf.unary_from_labels(labels, 5, ignore=ignore)
+        torch.testing.assert_close(unary, -chances.log())
+
+    def test_where_all_is_ignored_all_stays_equal(self, engine):
+        image, _ = scene(4, 5, labels=1)
+        labels = torch.full((4, 5), 255, dtype=torch.uint8)
+        beliefs = dense_crf_labels(image, labels, 3, ignore=255, engine=engine)
+        torch.testing.assert_close(beliefs, torch.full((3, 4, 5), 1 / 3), rtol=0, atol=1e-6)
+
     def test_stop_ends_updates_that_change_no_label(self, engine):
         image, probabilities = scene(30, 40, labels=3)
         few, many = (replace(CRF_PARAMETERS["A"], iterations=count) for count in (1, 50))
@@ -154,8 +174,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("labels", "gt_prob", "message"),
         [
-            (torch.full((4, 5), 255), 0.7, r"labels must be in \[0, 2\), not in \[255, 255\]"),
-            (torch.full((4, 5), -1), 0.7, r"labels must be in \[0, 2\)"),
+            (torch.full((4, 5), 255), 0.7, r"labels must be in \[0, 2\), not in \[255, 255\]; .*, say ignore=255"),
+            (torch.full((4, 5), -1), 0.7, r"labels must be in \[0, 2\), not in \[-1, -1\]; .*, say ignore=-1"),
             (torch.zeros(4, 5), 0.7, r"labels must be \(H, W\) integers, not \(4, 5\) float32"),
             (PIXELS, 0.7, r"labels must be \(H, W\) integers"),
             (PIXELS[..., 0], 1.0, "gt_prob must be between 0 and 1, not 1.0"),
@@ -164,6 +184,11 @@ class TestErrors:
     def test_labels(self, labels, gt_prob, message):
         with pytest.raises(ValueError, match=message):
             dense_crf_labels(PIXELS, labels, 2, "B", gt_prob)
+
+    def test_labels_beside_the_ignored(self):
+        labels = torch.tensor([[255, 3, 0, 0, 1]]).expand(4, 5)
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), not in \[0, 3\]"):
+            dense_crf_labels(PIXELS, labels, 2, ignore=255)
 
     @pytest.mark.parametrize("stop", [-0.1, 1, math.nan])
     def test_stop(self, stop):
@@ -179,15 +204,21 @@ class TestErrors:
             dense_crf(PIXELS, SCORES, engine="fast")
 
     @pytest.mark.parametrize(
-        ("name", "value"),
+        ("name", "value", "message"),
         [
-            *[("iterations", -1), ("iterations", 1.5), ("gaussian_sxy", 0), ("bilateral_sxy", 0.01)],
-            *[("bilateral_srgb", math.nan), ("gaussian_compat", -1), ("bilateral_compat", math.inf)],
+            *[("iterations", value, "an integer, 0 or more") for value in (-1, 1.5, 10.0, math.nan, math.inf, "10")],
+            *[("gaussian_sxy", value, "finite and at least 0.1") for value in (0, math.inf)],
+            *[("bilateral_sxy", value, "finite and at least 0.1") for value in (0.01, -math.inf)],
+            *[("bilateral_srgb", value, "finite and at least 0.1") for value in (math.nan, math.inf)],
+            *[("gaussian_compat", -1, "finite and not negative"), ("bilateral_compat", math.inf, "finite and not")],
         ],
     )
-    def test_parameters(self, name, value):
-        with pytest.raises(ValueError, match=name):
+    def test_parameters(self, name, value, message):
+        with pytest.raises(ValueError, match=f"{name} must be {message}"):
             replace(CRF_PARAMETERS["A"], **{name: value})
+
+    def test_integers_of_numpy_are_integers(self):
+        assert replace(CRF_PARAMETERS["A"], iterations=np.int64(10)) == CRF_PARAMETERS["A"]
 
     def test_batch_of_unequal_lengths(self):
         with pytest.raises(ValueError, match="2 images but probabilities for 1"):

@@ -1,5 +1,6 @@
 """The weighted sums behind random walk and PAMR, against loops; both engines."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -108,7 +109,20 @@ def test_precisions(engine, dtype):
     maps, weights = random_maps(1, 2, 5, 6).to(dtype), shares(1, 5, 6)
     found = diffuse(maps, weights, OFFSETS, 3, engine=engine)
     assert found.dtype == dtype
-    assert torch.equal(found, diffuse(maps.float(), weights, OFFSETS, 3, engine=engine).to(dtype))
+    if dtype == torch.float64:
+        torch.testing.assert_close(found, slow(maps, weights, OFFSETS, 3), rtol=0, atol=1e-14)
+    else:
+        assert torch.equal(found, diffuse(maps.float(), weights, OFFSETS, 3, engine=engine).to(dtype))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_masks_of_integers_are_not_truncated(engine, dtype):
+    masks, weights = (random_maps(2, 3, 5, 6) > 0.5).to(dtype), shares(2, 5, 6)
+    found = diffuse(masks, weights, OFFSETS, 3, engine=engine)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, diffuse(masks.float(), weights, OFFSETS, 3, engine=engine))
+    assert diffuse(masks[:, :0], weights, OFFSETS, 3, engine=engine).dtype == torch.float32
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -139,13 +153,49 @@ def test_values_that_are_not_numbers_are_not_hidden(engine):
     assert diffuse(maps, shares(1, 4, 4), OFFSETS, 1, engine=engine).isnan().any()
 
 
-def test_negligible_values_vanish():
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1e-18), (torch.float64, 1e-153)])
+def test_negligible_values_vanish(dtype, least):
     """Beyond them, subnormal numbers would make every step many times slower."""
-    maps = torch.zeros(1, 1, 1, 400)
+    maps = torch.zeros(1, 1, 1, 400, dtype=dtype)
     maps[..., 0] = 1
     found = diffuse(maps, torch.full((1, 1, 1, 400), 1e-3), torch.tensor([[0, -1]]), 100)
     assert found[0, 0, 0, 1] > 0
-    assert found[found > 0].min() >= 1e-18
+    assert least * 0.999 <= found[found > 0].min() <= least * 1e4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("maps", "weights"),
+    [
+        ((1, 2, 8, 9), (1, 4, 4, 5)),
+        ((1, 2, 4, 5), (1, 4, 5, 4)),
+        ((2, 2, 4, 5), (1, 4, 4, 5)),
+        ((1, 2, 4, 5), (1, 3, 4, 5)),
+        ((2, 4, 5), (4, 4, 5)),
+        ((0, 2, 4, 5), (1, 4, 4, 5)),
+    ],
+)
+def test_shapes_that_do_not_fit(engine, maps, weights):
+    with pytest.raises(ValueError, match=re.escape(f"maps of {maps} and weights of {weights} do not fit")):
+        diffuse(torch.zeros(maps), torch.zeros(weights), OFFSETS, 2, engine=engine)
+
+
+def test_offsets_of_another_shape():
+    with pytest.raises(ValueError, match=r"offsets must be \(K, 2\), not \(8,\)"):
+        diffuse(random_maps(1, 1, 4, 4), shares(1, 4, 4), OFFSETS.flatten(), 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fewer_steps_than_none(engine):
+    with pytest.raises(ValueError, match="steps must be 0 or more, not -1"):
+        diffuse(random_maps(1, 1, 4, 4), shares(1, 4, 4), OFFSETS, -1, engine=engine)
+
+
+def test_compiled_loops_are_for_cpus():
+    maps, weights = random_maps(1, 1, 4, 4).to("meta"), shares(1, 4, 4).to("meta")
+    with pytest.raises(ValueError, match="engine 'numba' works on the CPU, but maps are on 'meta'"):
+        diffuse(maps, weights, OFFSETS, 1, engine="numba")
+    assert diffuse(maps, weights, OFFSETS, 1).shape == (1, 1, 4, 4)
 
 
 def test_an_unknown_engine():

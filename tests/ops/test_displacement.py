@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from weakseg.ops.displacement import cluster_centroids, connected_parts, refine_centroids, split_by_cluster
 
@@ -38,6 +39,28 @@ def test_every_pixel_follows_the_field(size):
             exact = follow(field.numpy().astype(np.float64), y, x, 7)
             assert abs(found[0, y, x].item() - exact[0]) <= 0.5 + 1e-3
             assert abs(found[1, y, x].item() - exact[1]) <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("unit", [1, 0.5])
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (9, 4)])
+def test_fields_that_lead_from_pixel_to_pixel_are_followed_exactly(unit, size):
+    """Every sum is exact in binary, so the slightest error of a place would be an error of this code."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(10):
+        field = (torch.randn(2, *size, generator=generator) * 1.5 / unit).round() * unit
+        found = refine_centroids(field)
+        for y in range(size[0]):
+            for x in range(size[1]):
+                exact = follow(field.numpy().astype(np.float64), y, x, 300)
+                assert found[:, y, x].tolist() == [round(place) for place in exact]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_field_that_leads_nowhere(wrong):
+    field = torch.zeros(2, 3, 4)
+    field[1, 2, 0] = wrong
+    with pytest.raises(ValueError, match="displacement must be finite"):
+        refine_centroids(field)
 
 
 def test_nobody_moves_without_a_field_or_without_a_step():
@@ -97,6 +120,32 @@ def test_connected_parts_touch_by_sides():
     parts, owners = connected_parts(labels)
     assert owners.tolist() == [3, 3, 5, 5]
     assert parts.tolist() == [[1, 0, 3, 3], [0, 2, 0, 3], [2, 2, 4, 0]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (23, 31)])
+@pytest.mark.parametrize("labels", [1, 2, 4])
+def test_connected_parts_are_those_of_scipy(size, labels):
+    given = torch.randint(0, labels + 1, size, generator=torch.Generator().manual_seed(labels)) * 7
+    expected, owners = np.zeros(size, np.int64), []
+    for label in range(7, 7 * labels + 1, 7):
+        found, count = ndimage.label(given.numpy() == label)
+        expected += np.where(found, found + len(owners), 0)
+        owners += [label] * count
+    parts, found_owners = connected_parts(given.T.contiguous().T)
+    assert found_owners.tolist() == owners
+    np.testing.assert_array_equal(parts, expected)
+
+
+def test_parts_that_meet_late_are_one():
+    """Row by row, a spiral and a comb look like many parts until the last row."""
+    comb = torch.zeros(9, 21, dtype=torch.int64)
+    comb[:, ::2] = 3
+    comb[-1] = 3
+    spiral = torch.tensor([[3, 3, 3, 3, 3], [0, 0, 0, 0, 3], [3, 3, 3, 0, 3], [3, 0, 0, 0, 3], [3, 3, 3, 3, 3]])
+    for labels in (comb, spiral, comb.flip(0), spiral.flip(1)):
+        parts, owners = connected_parts(labels)
+        assert owners.tolist() == [3]
+        assert torch.equal(parts, (labels == 3).long())
 
 
 def test_no_label_has_no_part():

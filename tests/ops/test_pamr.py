@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakseg.ops import diffusion_cpu
+from weakseg.ops.diffusion import diffuse
 from weakseg.ops.pamr import DILATIONS, local_deviation, neighbour_offsets, pamr, pamr_affinities
 
 ENGINES = ["numba", "torch"]
@@ -41,7 +42,7 @@ def slow_deviation(plane, y, x, dilations):
     return statistics.stdev(samples)
 
 
-def slow_affinities(image, dilations, normalization):
+def slow_affinities(image, dilations, normalization, scale=0.1, eps=1e-8):
     """(8 n, H, W) of one (K, H, W) image."""
     colours, height, width = image.shape
     neighbours = [offset for dilation in dilations for offset in square(dilation) if offset != (0, 0)]
@@ -51,7 +52,7 @@ def slow_affinities(image, dilations, normalization):
             kappa = [0.0] * len(neighbours)
             for k in range(colours):
                 sigma = slow_deviation(image[k], y, x, dilations)
-                spread = 1e-8 + (0.1 * sigma if normalization == "code" else sigma**2)
+                spread = eps + (scale * sigma if normalization == "code" else sigma**2)
                 for n, (dy, dx) in enumerate(neighbours):
                     kappa[n] -= abs(at(image[k], y + dy, x + dx) - at(image[k], y, x)) / spread / colours
             powers = [math.exp(value - max(kappa)) for value in kappa]
@@ -127,6 +128,30 @@ def test_affinities(dilations, normalization):
         torch.testing.assert_close(affinities.double(), slow, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(("scale", "eps"), [(0.3, 1e-8), (0.1, 0.02), (1.0, 1e-3)])
+def test_scale_and_eps(normalization, scale, eps):
+    images, masks = picture(1, 3, 6, 5), uniform(1, 2, 6, 5)
+    options = {"dilations": (1, 2), "normalization": normalization, "scale": scale, "eps": eps}
+    affinities = pamr_affinities(images, **options)
+    slow = slow_affinities(images[0], (1, 2), normalization, scale, eps)
+    torch.testing.assert_close(affinities[0].double(), slow, rtol=1e-4, atol=1e-6)
+    assert (affinities - pamr_affinities(images, dilations=(1, 2), normalization=normalization)).abs().max() > 1e-3 or (
+        normalization == "paper" and eps == 1e-8
+    )
+    once = pamr(images, masks, iterations=1, **options)
+    torch.testing.assert_close(once, diffuse(masks, affinities, neighbour_offsets((1, 2)), 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_doubles_stay_doubles(normalization):
+    image, masks = picture(3, 5, 7).double(), uniform(2, 5, 7).double()
+    found = pamr(image[None], masks[None], dilations=(1, 2), iterations=3, normalization=normalization)[0]
+    slow = slow_pamr(image, masks, (1, 2), 3, normalization)
+    torch.testing.assert_close(found, slow, rtol=0, atol=1e-9)
+    assert pamr_affinities(image[None]).dtype == local_deviation(image[None]).dtype == torch.float64
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize(("shape", "dilations"), [((5, 7), (1, 2)), ((6, 4), (3,)), ((1, 6), DILATIONS)])
@@ -177,7 +202,18 @@ def test_precisions(engine, dtype):
     images, masks = picture(1, 3, 6, 5).to(dtype), uniform(1, 2, 6, 5).to(dtype)
     found = pamr(images, masks, dilations=(1, 2), engine=engine)
     assert found.dtype == dtype
-    assert torch.equal(found, pamr(images.float(), masks.float(), dilations=(1, 2), engine=engine).to(dtype))
+    single = pamr(images.float(), masks.float(), dilations=(1, 2), engine=engine)
+    assert torch.equal(found, single.to(dtype)) == (dtype != torch.float64)
+
+
+def test_masks_of_one_hot_labels():
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.uint8)
+    masks[:, 0, :4], masks[:, 1, 4:] = 1, 1
+    images = uniform(1, 3, 8, 8)
+    found = pamr(images, masks)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, pamr(images, masks.float()))
+    torch.testing.assert_close(found.sum(1), torch.ones(1, 8, 8), rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 5, 6), (2, 0, 5, 6)])
@@ -254,6 +290,32 @@ def test_same_bits_for_any_number_of_threads(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dilations": ()}, r"dilations must be 1 or more, and at least one of them, not \[\]"),
+        ({"dilations": (1, 0)}, r"dilations must be 1 or more, and at least one of them, not \[1, 0\]"),
+        ({"iterations": -1}, "iterations must be 0 or more, not -1"),
+        ({"scale": 0}, "scale must be positive and finite, not 0"),
+        ({"eps": math.nan}, "eps must be positive and finite, not nan"),
+        ({"images": torch.zeros(1, 3, 4, 4).byte()}, r"images must be floating point in \[0, 1\], not uint8"),
+        ({"images": torch.zeros(1, 3, 9, 9).byte()}, r"images must be floating point in \[0, 1\], not uint8"),
+        ({"images": torch.zeros(2, 3, 4, 4)}, r"images \(2, 3, 4, 4\) and masks \(1, 1, 4, 4\) must be"),
+        ({"images": torch.zeros(3, 4, 4)}, r"images \(3, 4, 4\) and masks \(1, 1, 4, 4\) must be"),
+        ({"engine": "fast"}, "unknown engine 'fast'"),
+    ],
+)
+def test_arguments_that_make_no_sense(wrong, message):
+    given = {"images": picture(1, 3, 4, 4), "masks": uniform(1, 1, 4, 4)} | wrong
+    with pytest.raises(ValueError, match=message):
+        pamr(**given)
+
+
+def test_compiled_loops_are_for_cpus():
+    with pytest.raises(ValueError, match="engine 'numba' works on the CPU"):
+        pamr(picture(1, 3, 4, 4).to("meta"), uniform(1, 1, 4, 4).to("meta"), engine="numba")
 
 
 def test_an_unknown_normalization():

@@ -121,18 +121,32 @@ def test_walk_is_the_power_of_the_dense_matrix(engine, steps, kind):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_walk_of_the_papers_length(engine):
-    maps, boundary = uniform(2, 16, 20, seed=1), uniform(16, 20)
-    links = boundary_links(boundary, 5)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("size", [(16, 20), (4, 4)])
+def test_a_walk_of_the_papers_length(engine, dtype, error, size):
+    maps, boundary = uniform(2, *size, seed=1).to(dtype), uniform(*size).to(dtype)
+    links = boundary_links(boundary, 4)
     walked = random_walk(maps, links, beta=10, steps=256, engine=engine)
-    torch.testing.assert_close(walked, slow_walk(maps, links.matrix(), 10, 256), rtol=0, atol=2e-5)
+    assert walked.dtype == dtype
+    torch.testing.assert_close(walked.double(), slow_walk(maps, links.matrix(), 10, 256), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_walk_in_double_precision_is_exact_enough_for_the_sheets(engine):
+    for seed in range(5):
+        maps, features = uniform(3, 6, 7, seed=seed), uniform(3, 6, 7, seed=seed + 10)
+        links = feature_links(features, 5)
+        walked = random_walk(maps, links, beta=8, steps=2**8, engine=engine)
+        torch.testing.assert_close(walked, slow_walk(maps, links.matrix(), 8, 2**8), rtol=0, atol=1e-6)
+        assert (walked - slow_walk(maps, links.matrix(), 8, 2**8)).abs().max() < 1e-12
 
 
 def test_columns_of_transitions_are_shares():
     links = feature_links(uniform(3, 6, 7), 4)
     offsets, probabilities = transitions(links, 8)
     own = random_walk(torch.eye(42).view(42, 6, 7), links, beta=8, steps=1).flatten(1).diagonal().view(6, 7)
-    torch.testing.assert_close(probabilities.sum(0) + own, torch.ones(6, 7), rtol=0, atol=1e-6)
+    assert probabilities.dtype == torch.float64
+    torch.testing.assert_close(probabilities.sum(0) + own, torch.ones(6, 7).double(), rtol=0, atol=1e-6)
     assert offsets.shape == (2 * len(links.offsets), 2)
     power = links.matrix() ** 8
     dense = power / power.sum(0)
@@ -165,7 +179,16 @@ def test_precisions(engine, dtype):
     maps, links = uniform(2, 6, 5).to(dtype), boundary_links(uniform(6, 5).to(dtype), 3)
     walked = random_walk(maps, links, beta=10, steps=8, engine=engine)
     assert walked.dtype == dtype
-    assert torch.equal(walked, random_walk(maps.float(), links, beta=10, steps=8, engine=engine).to(dtype))
+    single = random_walk(maps.float(), links, beta=10, steps=8, engine=engine)
+    assert torch.equal(walked, single.to(dtype)) == (dtype != torch.float64)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_masks_of_integers_walk_as_floats(engine):
+    masks, links = (uniform(2, 6, 5) > 0.5).byte(), boundary_links(uniform(6, 5).float(), 3)
+    walked = random_walk(masks, links, beta=10, steps=8, engine=engine)
+    assert walked.dtype == torch.float32
+    assert torch.equal(walked, random_walk(masks.float(), links, beta=10, steps=8, engine=engine))
 
 
 def test_a_walk_has_no_gradient_and_leaves_its_inputs_alone():
@@ -202,11 +225,12 @@ GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(2, 5), st.in
 def test_a_constant_stays_and_values_stay_in_range(grid, steps, beta):
     height, width, radius, seed = grid
     maps, links = uniform(2, height, width, seed=seed), boundary_links(uniform(height, width, seed=seed + 1), radius)
-    maps[1] = maps[1, 0, 0].float()
-    walked = random_walk(maps, links, beta=beta, steps=steps)
-    assert torch.equal(walked[1], maps[1])
-    assert walked[0].min() >= maps[0].float().min()
-    assert walked[0].max() <= maps[0].float().max()
+    maps[1] = maps[1, 0, 0].clone()
+    for start in (maps, maps.float()):
+        walked = random_walk(start, links, beta=beta, steps=steps)
+        assert torch.equal(walked[1], start[1])
+        assert walked[0].min() >= start[0].min()
+        assert walked[0].max() <= start[0].max()
 
 
 @settings(max_examples=30, deadline=None)
@@ -253,5 +277,10 @@ def test_arguments_that_make_no_sense():
     links = Links(pair_offsets(2), torch.zeros(4, 3, 3))
     with pytest.raises(ValueError, match="beta must be positive, not 0"):
         random_walk(torch.zeros(1, 3, 3), links, beta=0, steps=1)
+    with pytest.raises(ValueError, match="steps must be 0 or more, not -1"):
+        random_walk(torch.zeros(1, 3, 3), links, beta=8, steps=-1)
+    for engine in ENGINES:
+        with pytest.raises(ValueError, match=r"maps of \(1, 1, 8, 9\) and weights of \(1, 8, 3, 3\) do not fit"):
+            random_walk(torch.zeros(1, 8, 9), links, beta=8, steps=1, engine=engine)
     with pytest.raises(ValueError, match="unknown connection 'some': all or cropped"):
         feature_links(torch.zeros(1, 3, 3), 2, "some")

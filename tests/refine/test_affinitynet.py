@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.data.trees import refusal
 from tests.refine.learning import batch_of, maps_of, picture, small_backbone, train
 from weakseg.networks.backbone import Backbone
-from weakseg.ops.crf import dense_crf
+from weakseg.ops.crf import CRFParameters, dense_crf
 from weakseg.ops.maps import resize
 from weakseg.ops.pairs import pair_labels, pair_offsets
 from weakseg.ops.random_walk import feature_links
@@ -106,10 +106,14 @@ def test_without_pairs_there_is_no_loss():
     assert [value.item() for value in found.values()] == [0, 0, 0]
 
 
-def test_the_radius_fits_the_grid():
-    assert [fitting_radius(5, 40, side) for side in (11, 10, 9, 8, 5, 2)] == [5, 4, 4, 3, 2, 2]
-    assert fitting_radius(10, 21, 90) == 10
-    assert fitting_radius(10, 16, 16) == 7
+def test_the_radius_shrinks_only_where_no_pair_would_be_left():
+    for radius in (2, 3, 5, 10):
+        for height in range(1, 14):
+            for width in range(1, 24):
+                usual = any(True for _ in pairs(height, width, radius))
+                found = fitting_radius(radius, height, width)
+                assert found == (radius if usual else max(2, (min(height, width) - 1) // 2))
+                assert min(height, width) < 3 or any(True for _ in pairs(height, width, found))
 
 
 @pytest.mark.parametrize("classes", [(1,), (1, 4)])
@@ -155,7 +159,7 @@ def test_what_pads_the_crop_is_not_learnt(refiner):
     assert [value.item() for value in refiner.losses(batch).values()] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("size", [(48, 64), (50, 67), (40, 48)])
+@pytest.mark.parametrize("size", [(48, 64), (50, 60), (40, 48)])
 def test_the_loss_reaches_every_layer(size):
     refiner = small().train()
     images = [picture(*size, seed) for seed in range(2)]
@@ -207,8 +211,13 @@ def test_new_layers_learn_ten_times_faster(refiner):
     assert rates[id(refiner.backbone.model.conv1[0].weight)] == 0.01
 
 
-def test_the_walk_is_that_of_the_dense_matrix(refiner):
-    """M T^256 on [background, classes], averaged over 8 x 8 pixels; T's columns sum to 1."""
+@pytest.mark.parametrize(("connect", "radius"), [("cropped", 2), ("all", 5)])
+def test_the_walk_is_that_of_the_dense_matrix(refiner, connect, radius, monkeypatch):
+    """M T^256 on [background, classes], averaged over 8 x 8 pixels; T's columns sum to 1.
+
+    On 6 x 8 cells there are no pairs of training with radius 5, but many others.
+    """
+    monkeypatch.setattr(refiner, "connect", connect)
     image, maps = picture(HEIGHT, WIDTH), maps_of((HEIGHT, WIDTH))
     scores = at_image_size(maps).scores
     stack = torch.cat([(1 - scores.amax(0, keepdim=True)) ** 2, scores])
@@ -216,7 +225,7 @@ def test_the_walk_is_that_of_the_dense_matrix(refiner):
     batch = batch_of(refiner, [image], [torch.ones(2, HEIGHT, WIDTH)])
     with torch.no_grad():
         features = refiner(batch.images)[0]
-    matrix = feature_links(features.double(), fitting_radius(5, *features.shape[-2:]), "cropped").matrix() ** 8
+    matrix = feature_links(features.double(), radius, connect).matrix() ** 8
     moved = torch.linalg.matrix_power(matrix / matrix.sum(0), 256)
     walked = (start.double().flatten(1) @ moved).view_as(start)
     refined = refiner.refine(image, maps)
@@ -233,9 +242,11 @@ def test_a_constant_map_stays(connect):
     torch.testing.assert_close(refined.background, torch.full((HEIGHT, WIDTH), 0.4))
 
 
+@pytest.mark.parametrize("connect", ["cropped", "all"])
 @pytest.mark.parametrize("size", [(37, 50), (HEIGHT, WIDTH), (9, 70)])
 @pytest.mark.parametrize("classes", [(), (3,), (1, 4)])
-def test_refined_maps_have_the_image_s_size_and_their_own_range(refiner, size, classes):
+def test_refined_maps_have_the_image_s_size_and_their_own_range(refiner, size, classes, connect, monkeypatch):
+    monkeypatch.setattr(refiner, "connect", connect)
     maps = maps_of(size, classes)
     refined = refiner.refine(picture(*size), maps)
     assert refined.classes.tolist() == list(classes)
@@ -272,9 +283,26 @@ def test_vgg16_s_variant_normalises_groups():
 
 def test_resnet38_is_read_at_conv4_conv5_and_conv6():
     backbone = Backbone("resnet38", weights="none", output_stride=8, options={"width": 1 / 32})
-    head = AffinityNet(backbone).head
+    refiner = AffinityNet(backbone)
+    head = refiner.head
+    assert [stage.stride for stage in refiner.stages] == [8, 8, 8]
     assert [layer[0].weight.shape[:2] for layer in head.reduce] == [(64, 16), (128, 32), (256, 128)]
     assert head.mix.weight.shape[:2] == (448, 448)
+
+
+@pytest.mark.parametrize("name", ["vgg16_conv5", "vgg16_deeplab"])
+def test_stages_finer_than_the_backbone_s_grid_are_pooled(name):
+    """VGG16's conv3 has stride 4; the radius and the averaged targets mean cells of the backbone's stride."""
+    refiner = AffinityNet(Backbone(name, weights="none", output_stride=8, options={"width": 1 / 16})).eval()
+    assert [stage.stride for stage in refiner.stages] == [4, 8, 8]
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = refiner(images)
+        conv3, conv4, conv5 = refiner.backbone.stages(images)[-3:]
+        expected = refiner.head([torch.nn.functional.max_pool2d(conv3, 3, 2, 1), conv4, conv5])
+    assert found.shape == (2, 448, 8, 12)
+    torch.testing.assert_close(found, expected)
+    assert refiner.refine(picture(60, 90), maps_of((60, 90))).scores.shape == (2, 60, 90)
 
 
 def test_a_network_is_saved_and_read(tmp_path, refiner):
@@ -292,3 +320,12 @@ def test_options_and_settings_are_those_of_a_recipe():
     settings = Training.model_validate(AffinityNet.settings)
     assert (settings.lr, settings.batch, settings.epochs, settings.momentum) == (0.01, 8, 8, None)
     refusal(lambda: small(crf="a"), "CRF parameter set 'a'", "'A'")
+
+
+def test_the_crf_behind_the_targets_can_be_scaled(refiner):
+    image, maps = picture(32, 32), maps_of((32, 32))
+    found = small(crf="D", scale_factor=2).targets(image, maps)
+    scores = at_image_size(maps).scores
+    stack = torch.cat([(1 - scores.amax(0, keepdim=True)) ** 4, scores])
+    expected = dense_crf(image.permute(1, 2, 0).contiguous(), stack, CRFParameters(10, 0.5, 3, 33.5, 3, 4))
+    torch.testing.assert_close(found[0::2], expected)

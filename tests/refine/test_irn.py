@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.data.trees import refusal
 from tests.refine.learning import batch_of, maps_of, picture, small_backbone, train
 from weakseg.networks.backbone import Backbone
-from weakseg.ops.crf import dense_crf_labels
+from weakseg.ops.crf import CRFParameters, dense_crf_labels
 from weakseg.ops.maps import resize
 from weakseg.ops.pairs import pair_labels, path_offsets, search_paths
 from weakseg.pipeline.options import checked_options
@@ -484,3 +484,4 @@ def test_options_and_settings_are_those_of_a_recipe():
     settings = Training.model_validate(IRN.settings)
     assert (settings.lr, settings.batch, settings.epochs, settings.momentum) == (0.1, 32, 3, None)
     refusal(lambda: small(crf="b"), "CRF parameter set 'b'", "'B'")
+    assert small(crf="D", scale_factor=2).params == CRFParameters(10, 0.5, 3, 33.5, 3, 4)

@@ -6,7 +6,7 @@ import torch
 
 from tests.data.trees import refusal
 from weakseg.data.maps import LocalizationMaps
-from weakseg.ops.crf import CRF_PARAMETERS, dense_crf, dense_crf_labels
+from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf, dense_crf_labels
 from weakseg.refine.background import PowerBackground, ThresholdBackground
 from weakseg.refine.crf import CRFRefiner
 from weakseg.refine.masks import at_image_size, pseudo_mask
@@ -136,6 +136,17 @@ def test_crf_parameters_and_their_iterations():
     assert CRFRefiner(params="D").params is CRF_PARAMETERS["D"]
     assert CRFRefiner(params="A", iterations=3).params.iterations == 3
     refusal(lambda: CRFRefiner(params="a"), "CRF parameter set 'a'", "'A'")
+
+
+def test_crf_widths_in_position_are_divided_for_smaller_photographs(image):
+    full = at_image_size(PowerBackground().refine(image, maps()))
+    refined = CRFRefiner(params="D", scale_factor=2).refine(image, full)
+    narrow = CRFParameters(10, 0.5, 3, 33.5, 3, 4)
+    stack = torch.cat([full.background[None], full.scores])
+    expected = dense_crf(image.permute(1, 2, 0).contiguous(), stack, narrow)
+    assert torch.equal(torch.cat([refined.background[None], refined.scores]), expected)
+    assert not torch.equal(refined.scores, CRFRefiner(params="D").refine(image, full).scores)
+    refusal(lambda: CRFRefiner(params="D", scale_factor=20), "scale_factor 20", "'D'", "at least 0.1", "Lower")
 
 
 def test_crf_alone_has_no_background(image):

@@ -16,11 +16,12 @@ from weakseg.errors import UserError
 from weakseg.networks.dilate import dilate, power_of_two, unstride
 from weakseg.networks.freeze import freeze_modules
 from weakseg.networks.norm import NormMode, freeze_affine, hold_statistics
-from weakseg.networks.weights import load_backbone_weights, read_weights
+from weakseg.networks.weights import hub_error, load_backbone_weights, read_weights
 from weakseg.ops.maps import padded_size
 from weakseg.registry import near_matches
 
 UNUSUAL = (129, 161)  # height and width that no model is made for
+SMALL = (96, 160)  # height and width of 3 and 5 of the coarsest usual cells
 
 
 class Backbone(nn.Module):
@@ -200,10 +201,7 @@ class _Builder:
         except (OSError, RuntimeError) as error:
             if not self.pretrained:
                 raise
-            raise UserError(
-                f"the pretrained weights of '{self.name}' cannot be had from timm's hub ({type(error).__name__})",
-                remedy="Check the network, or set backbone.weights to a local file or 'none'",
-            ) from error
+            raise hub_error(self.name, error) from error
 
 
 def _example(model: Any) -> Tensor:  # noqa: ANN401
@@ -212,12 +210,34 @@ def _example(model: Any) -> Tensor:  # noqa: ANN401
 
 
 def _stride(model: Any) -> int:  # noqa: ANN401
-    """Image pixels per cell of the last feature map, by looking."""
-    image = _example(model)
+    """Image pixels per cell of the last feature map, by looking: at a small image, if that is enough."""
     was_training = model.training
     with torch.no_grad():
-        features = model.eval().forward_features(image)
+        found = _small_stride(model.eval()) or _own_stride(model)
     model.train(was_training)
+    return found
+
+
+def _small_stride(model: Any) -> int | None:  # noqa: ANN401
+    """The stride, if the model takes a small image and both of its sides become whole cells of one power of two.
+
+    Where layers cut the borders off, the longer side loses the smaller share, and there is no such number.
+    """
+    if hasattr(model, "patch_embed"):
+        return None
+    with suppress(Exception):  # whatever it is: at its own size the model shows what it can
+        features = model.forward_features(torch.zeros(1, 3, *SMALL))
+        cells = features.shape[2:] if features.shape[1] == model.num_features else features.shape[1:3]
+        down, along = (side / count for side, count in zip(SMALL, cells, strict=True))
+        if down == along == power_of_two(down):
+            return power_of_two(down)
+    return None
+
+
+def _own_stride(model: Any) -> int:  # noqa: ANN401
+    """The stride at the size that the model was made for."""
+    image = _example(model)
+    features = model.forward_features(image)
     if features.ndim == 3:
         return int(model.patch_embed.patch_size[0])
     return power_of_two(image.shape[-1] / int(features.shape[2]))

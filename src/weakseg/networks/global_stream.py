@@ -10,7 +10,7 @@ pseudo-mask has.
 
 Widths and rates are those of the code of the first paper: for VGG16 four parallel dilated branches, for ResNet50 a
 single one; everything else is treated as a ResNet. VGG16's fc6 and fc7 start from the ImageNet classifier where the
-weights are a local file that has it. The second paper pools by the mean where that code takes the maximum.
+weights, timm's or a local file, have it. The second paper pools by the mean where that code takes the maximum.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from timm.models import load_state_dict_from_hf
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -28,7 +29,7 @@ from weakseg.networks.backbone import Backbone
 from weakseg.networks.network import MaskLoss, Network
 from weakseg.networks.split import ADVICE, cuts, split
 from weakseg.networks.vgg16 import CLASSIFIER_WIDTH, narrowed_classifier
-from weakseg.networks.weights import read_weights
+from weakseg.networks.weights import Weights, hub_error, read_weights
 from weakseg.ops.maps import resize
 from weakseg.ops.pooling import gap, gmp
 
@@ -187,9 +188,8 @@ class GlobalStream(Network):
             parameter.requires_grad_(name not in frozen)
 
     def _start_from_classifier(self) -> None:
-        """All fc6 and fc7 start alike, from those of the ImageNet classifier, if a local file has them."""
-        path = Path(self.backbone.weights)
-        found = narrowed_classifier(read_weights(path)) if path.is_file() else None
+        """All fc6 and fc7 start alike, from those of the ImageNet classifier, if the weights have them."""
+        found = narrowed_classifier(_all_weights(self.backbone))
         branches = [layer for layer in self.modules() if isinstance(layer, FullyConnected)]
         for branch in branches if found else ():
             for parameter, value in zip(branch.parameters(), found or (), strict=True):
@@ -214,6 +214,18 @@ class GlobalStream(Network):
             "segmentation": loss(local + overall[..., None, None], small),
             "global": self.global_weight * global_loss(overall, masks),
         }
+
+
+def _all_weights(backbone: Backbone) -> Weights:
+    """All in the file that a backbone's weights are from, also what it has no use for; nothing for ``"none"``."""
+    if backbone.weights == "none":
+        return {}
+    if backbone.weights != "timm":
+        return read_weights(Path(backbone.weights))
+    try:
+        return dict(load_state_dict_from_hf(backbone.model.pretrained_cfg["hf_hub_id"], weights_only=True))
+    except (OSError, RuntimeError) as error:
+        raise hub_error(backbone.name, error) from error
 
 
 def _initialize(layer: nn.Module) -> None:

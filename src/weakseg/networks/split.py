@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.errors import UserError
-from weakseg.networks.backbone import Backbone
+from weakseg.networks.backbone import UNUSUAL, Backbone
 from weakseg.networks.dilate import power_of_two
 from weakseg.networks.norm import NormMode, hold_statistics
 
-HEIGHT, WIDTH = 66, 97  # of the image that is looked at
+HEIGHT, WIDTH = UNUSUAL  # of the image that is looked at: a size that every backbone has been seen to take
 ADVICE = "Choose a convolutional backbone, such as a ResNet, MobileNet, EfficientNet, ConvNeXt or VGG"
 
 Layers = list[tuple[str, nn.Module]]

@@ -30,7 +30,8 @@ def read_weights(path: Path, sha256: str | None = None, prefix: str = "") -> dic
         UserError: If the file is missing, damaged, of another kind, or its checksum differs.
     """
     if not path.is_file():
-        raise UserError("no such weights file", where=path, remedy="Give the path of a .safetensors file, or 'none'")
+        remedy = "Set backbone.weights to 'timm', to the path of a .safetensors, .pth or .params file, or to 'none'"
+        raise UserError("no such weights file", where=path, remedy=remedy)
     if sha256 is not None and checksum(path) != sha256.lower():
         raise UserError("the checksum differs from the one in the recipe", where=path, remedy="Fetch the file again")
     tensors = _tensors(path)
@@ -52,6 +53,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError("holds no table of tensors", where=path, remedy="Save the model's state_dict()")
     return state
+
+
+def hub_error(name: str, error: Exception) -> UserError:
+    """What to say if timm's hub does not give the weights of a backbone."""
+    return UserError(
+        f"the pretrained weights of '{name}' cannot be had from timm's hub ({type(error).__name__})",
+        remedy="Check the network, or set backbone.weights to a local file or 'none'",
+    )
 
 
 def checksum(path: Path) -> str:

@@ -1,4 +1,9 @@
-"""Pure tensor maths, usable alone: maps, pooling, views, schedules and the dense CRF."""
+"""Pure tensor maths, usable alone.
+
+The dense CRF can be imported from here, everything else from its module: ``maps``, ``pooling``, ``views``,
+``schedules``, ``pairs`` of pixels, ``random_walk`` and ``pamr`` with the ``diffusion`` that both are, and
+``displacement`` fields.
+"""
 
 from weakseg.ops.crf import (
     CRF_PARAMETERS,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from weakseg.ops.compiled import compiled
 
-Floats = NDArray[np.float32]
+Float = np.float32 | np.float64
+Floats = NDArray[np.float32] | NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STRETCH = 1024
@@ -19,8 +20,13 @@ STRETCH = 1024
 SHARE = 2**22
 """Multiplications in a step that are worth a thread of their own; threads wait for each other after every step."""
 
-NEGLIGIBLE = np.float32(1e-18)
-"""Smaller values count as 0: products of two others stay above 1e-38, below which float32 is slow and imprecise."""
+
+def negligible(precision: np.dtype[Any]) -> Float:
+    """Smaller values count as 0, so that products of two stay where floats of this precision are fast and exact.
+
+    float32 is neither below 1e-38, float64 below 2e-308.
+    """
+    return np.float64(1e-153) if precision == np.float64 else np.float32(1e-18)
 
 
 def repeat_steps(
@@ -30,7 +36,7 @@ def repeat_steps(
 
     Args:
         planes: (C, H + 2 ry, W + 2 rx), maps in a border that repeats their outermost values; overwritten.
-        weights: (K, H, W + 2 rx), for the maps' pixels first, then 2 rx columns of 0.
+        weights: (K, H, W + 2 rx) of the same precision, for the maps' pixels first, then 2 rx columns of 0.
         offsets: (K, 2) (dy, dx), at most (ry, rx) in size.
         border: (ry, rx).
         steps: How often.
@@ -46,7 +52,7 @@ def repeat_steps(
     stretches, maps = _shares(-(-flat.shape[1] // STRETCH), workers), _shares(len(planes), workers)
     with ThreadPoolExecutor(workers) as pool:
         for _ in range(steps):
-            _side_by_side(pool, _step, (here, there, flat, shifts, *border), stretches)
+            _side_by_side(pool, _step, (here, there, flat, shifts, *border, negligible(planes.dtype)), stretches)
             _side_by_side(pool, _repeat_border, (there, *border), maps)
             here, there = there, here
     return here
@@ -70,11 +76,11 @@ def _side_by_side(
 
 @compiled
 def _step(
-    old: Floats, new: Floats, weights: Floats, shifts: Integers, ry: int, rx: int, first: int, last: int
+    old: Floats, new: Floats, weights: Floats, shifts: Integers, ry: int, rx: int, least: Float, first: int, last: int
 ) -> None:  # pragma: no cover - compiled
     """Some stretches of pixels that lie behind each other in memory, border between the rows included."""
     maps, rows, pitch = old.shape
-    corner = ry * pitch + rx
+    corner, nothing = ry * pitch + rx, old.dtype.type(0)
     pixels = (rows - 2 * ry) * pitch - 2 * rx
     for start in range(first * STRETCH, min(last * STRETCH, pixels), STRETCH):
         size = min(STRETCH, pixels - start)
@@ -89,7 +95,7 @@ def _step(
                     change[i] += weight[i] * (neighbour[i] - own[i])
             for i in range(size):
                 value = own[i] + change[i]
-                change[i] = np.float32(0) if abs(value) < NEGLIGIBLE else value
+                change[i] = nothing if abs(value) < least else value
 
 
 @compiled

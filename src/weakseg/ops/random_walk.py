@@ -106,15 +106,15 @@ def transitions(links: Links, beta: float) -> tuple[Tensor, Tensor]:
         beta: Positive; the larger, the less a weak link counts.
 
     Returns:
-        (2 O, 2) offsets (dy, dx), and (2 O, H, W) float32 probabilities: element k, j is T_ij for i = j + offset_k.
-        What their sum over k leaves of 1 is T_jj.
+        (2 O, 2) offsets (dy, dx), and (2 O, H, W) probabilities, float64 for links in float64, otherwise float32:
+        element k, j is T_ij for i = j + offset_k. What their sum over k leaves of 1 is T_jj.
 
     Raises:
         ValueError: If ``beta`` is not positive.
     """
     if not beta > 0:
         raise ValueError(f"beta must be positive, not {beta}")
-    ahead = links.weights.float() ** beta
+    ahead = links.weights.to(torch.promote_types(links.weights.dtype, torch.float32)) ** beta
     behind = torch.zeros_like(ahead)
     for strength, reverse, (dy, dx) in zip(ahead, behind, links.offsets.tolist(), strict=True):
         window = pair_window(strength.shape[0], strength.shape[1], dy, dx)
@@ -130,14 +130,17 @@ def random_walk(maps: Tensor, links: Links, *, beta: float, steps: int, engine: 
     Every value is a weighted mean of those that its map had before.
 
     Args:
-        maps: (C, H, W) float of any precision; C may be 0.
+        maps: (C, H, W); C may be 0. float64 walks in float64, everything else in float32.
         links: Of the same grid.
         beta: As for ``transitions``; AffinityNet takes 8, IRN 10.
         steps: Length of the walk, 2^t for t squarings of T; 256 in both papers, 64 in SEAM.
         engine: As for ``diffuse``.
 
     Returns:
-        (C, H, W) of the maps' dtype, each map within its own range.
+        (C, H, W) of the maps' dtype, float32 for integers and booleans, each map within its own range.
+
+    Raises:
+        ValueError: If ``beta`` is not positive, and as ``diffuse``, for links of another grid, say.
     """
     offsets, probabilities = transitions(links, beta)
     return diffuse(maps[None], probabilities[None], offsets, steps, engine=engine)[0]

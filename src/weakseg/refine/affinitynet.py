@@ -26,14 +26,14 @@ from weakseg.data.maps import LocalizationMaps
 from weakseg.data.sample import IGNORE, Batch
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.groups import parameter_groups
-from weakseg.networks.stages import Stage, last_stages
-from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf
+from weakseg.networks.stages import Stage, last_stages, pooled
+from weakseg.ops.crf import CRFParameters, dense_crf
 from weakseg.ops.maps import constant_background, power_background, resize, resize_like
 from weakseg.ops.pairs import PairLabels, pair_distance, pair_labels
 from weakseg.ops.random_walk import Connection, feature_links, random_walk
+from weakseg.refine.crf import scaled_parameters
 from weakseg.refine.masks import at_image_size
 from weakseg.refine.refiner import TrainedRefiner
-from weakseg.registry import find
 
 EPS = 1e-5
 WEIGHTS = {"background": 1 / 4, "foreground": 1 / 4, "negative": 1 / 2}
@@ -79,9 +79,13 @@ def confident_labels(strong: Tensor, weak: Tensor, eps: float = EPS) -> Tensor:
 
 
 def fitting_radius(radius: int, height: int, width: int) -> int:
-    """Radius for a grid on which pairs of the usual one would not fit: (shorter side - 1) / 2, at least 2 (SEAM)."""
-    shorter = min(height, width)
-    return radius if shorter > 2 * radius else max(2, (shorter - 1) // 2)
+    """The usual radius where the grid has pairs of training with it, otherwise (shorter side - 1) / 2, at least 2.
+
+    ``training_window`` is empty below ``radius`` rows and ``2 * radius - 1`` columns. What SEAM does below
+    ``2 * radius + 1`` rows or columns, pairs or not, is done here where nothing could be learnt otherwise.
+    """
+    fits = height >= radius and width >= 2 * radius - 1
+    return radius if fits else max(2, (min(height, width) - 1) // 2)
 
 
 def pair_affinity(features: Tensor, radius: int) -> Tensor:
@@ -125,7 +129,7 @@ class AffinityHead(nn.Module):
 
     Args:
         stages: What comes in.
-        group_norm: Normalise what has been reduced (the code's VGG16).
+        group_norm: Normalise what has been reduced, as the code does on its VGG16.
     """
 
     def __init__(self, stages: Sequence[Stage], *, group_norm: bool) -> None:
@@ -151,12 +155,14 @@ class AffinityNet(TrainedRefiner):
     (MCTformer); ``logt`` 6 with ``walk_alpha`` 6 (SEAM) or ``walk_threshold`` 0.39 (MCTformer).
 
     Args:
-        backbone: The network's body, all of it trained; its last three stages are read.
+        backbone: The network's body, all of it trained; its last three stages are read, on the grid of its stride.
         alpha_low: Exponent of the strong background, which a class must beat to be sure.
         alpha_high: Exponent of the weak background, which is sure where it wins.
         crf: Parameter set of the CRF behind both.
+        scale_factor: Divides that set's widths in position; 2 for photographs at half the size it was made for.
         radius: Pairs are nearer than this, in cells of the feature map.
-        group_norm: Normalise the reduced stages (PSA's VGG16).
+        group_norm: Normalise the reduced stages, as PSA does on its VGG16. That network, with fc6 and fc7, is not
+            among the backbones.
         walk_alpha: Exponent of the background that takes part in the walk.
         walk_threshold: A constant background in its place.
         beta: Exponent of the affinities.
@@ -165,7 +171,8 @@ class AffinityNet(TrainedRefiner):
             some at the left, right and lower edge; ``"all"`` walks between all.
 
     Raises:
-        UserError: If there is no such parameter set, or the backbone has fewer than three stages.
+        UserError: If there is no such parameter set, ``scale_factor`` makes its kernels too narrow, or the backbone has
+            fewer than three stages.
     """
 
     target: ClassVar[Literal["mask", "scores"]] = "scores"
@@ -198,6 +205,7 @@ class AffinityNet(TrainedRefiner):
         alpha_low: Positive = 4.0,
         alpha_high: Positive = 32.0,
         crf: str = "A",
+        scale_factor: Positive = 1.0,
         radius: Annotated[int, Field(ge=2)] = 5,
         group_norm: bool = False,
         walk_alpha: Positive = 16.0,
@@ -207,15 +215,17 @@ class AffinityNet(TrainedRefiner):
         connect: Connection = "cropped",
     ) -> None:
         super().__init__(backbone)
-        self.params = find(crf, CRF_PARAMETERS, "CRF parameter set")
+        self.params = scaled_parameters(crf, scale_factor)
         self.alphas, self.radius = (alpha_low, alpha_high), radius
         self.walk_alpha, self.walk_threshold = walk_alpha, walk_threshold
         self.beta, self.steps, self.connect = beta, 2**logt, connect
-        self.head = AffinityHead(last_stages(backbone, TAPS), group_norm=group_norm)
+        self.stages = last_stages(backbone, TAPS)
+        self.head = AffinityHead(self.stages, group_norm=group_norm)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, 448, h, w) features that are alike where labels are."""
-        features: Tensor = self.head(self.backbone.stages(images)[-TAPS:])
+        found = zip(self.backbone.stages(images)[-TAPS:], self.stages, strict=True)
+        features: Tensor = self.head([pooled(maps, stage.stride, self.backbone.stride) for maps, stage in found])
         return features
 
     @torch.no_grad()
@@ -243,9 +253,11 @@ class AffinityNet(TrainedRefiner):
         height, width = maps.size
         margin = (0, -width % self.backbone.stride, 0, -height % self.backbone.stride)
         features = self(pad(normalised(image, self.backbone.mean, self.backbone.std), margin)[None])[0]
-        links = feature_links(features, fitting_radius(self.radius, *features.shape[-2:]), self.connect)
+        rows, columns = features.shape[-2:]
+        radius = self.radius if self.connect == "all" else fitting_radius(self.radius, rows, columns)
+        links = feature_links(features, radius, self.connect)
         start = pad(self._with_background(at_image_size(maps).scores), margin)
-        walked = random_walk(adaptive_avg_pool2d(start, features.shape[-2:]), links, beta=self.beta, steps=self.steps)
+        walked = random_walk(adaptive_avg_pool2d(start, (rows, columns)), links, beta=self.beta, steps=self.steps)
         walked = resize(walked, (start.shape[-2], start.shape[-1]))[:, :height, :width]
         return maps.with_scores(walked[1:], walked[0])
 

@@ -1,7 +1,7 @@
 """Dense CRF: neighbours in place and colour agree on a label.
 
 P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
-The parameter sets A to E are those that the field's papers use; see ``weakseg.ops.crf``.
+The parameter sets A to F are those that the field's papers use; see ``weakseg.ops.crf``.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,38 @@ from pydantic import Field
 from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
-from weakseg.ops.crf import CRF_PARAMETERS
+from weakseg.errors import UserError
+from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters
 from weakseg.ops.crf.mean_field import infer
 from weakseg.ops.crf.prior import Prior, checked_scores
 from weakseg.ops.maps import label_map
 from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.refiner import Refiner
 from weakseg.registry import find
+
+
+def scaled_parameters(name: str, scale_factor: float = 1.0) -> CRFParameters:
+    """A parameter set for images of another scale; widths in position are divided by the factor, as by PSA's helpers.
+
+    Args:
+        name: Of the set.
+        scale_factor: Positive; 2 for photographs at half the size of those that the set was made for.
+
+    Raises:
+        UserError: If there is no such set, or a kernel becomes too narrow.
+    """
+    chosen = find(name, CRF_PARAMETERS, "CRF parameter set")
+    if scale_factor == 1:
+        return chosen
+    gaussian, bilateral = (width / scale_factor for width in (chosen.gaussian_sxy, chosen.bilateral_sxy))
+    try:
+        return replace(chosen, gaussian_sxy=gaussian, bilateral_sxy=bilateral)
+    except ValueError as error:
+        raise UserError(
+            f"scale_factor {scale_factor} is too large for CRF parameter set '{name}' ({error})",
+            where="refine",
+            remedy="Lower scale_factor",
+        ) from error
 
 
 class CRFRefiner(Refiner):
@@ -30,10 +55,11 @@ class CRFRefiner(Refiner):
             (IRN, SIPE, Spatial-BCE; meant for sets B).
         gt_prob: Confidence q of a given label, in (0, 1).
         iterations: Mean-field steps; ``None`` takes those of the parameter set.
+        scale_factor: Divides both widths in position; 2 for photographs at half the size the set was made for.
         stop: Ends the steps once at most this share of the pixels changes its label in one; ``None`` takes all steps.
 
     Raises:
-        UserError: If there is no such parameter set.
+        UserError: If there is no such parameter set, or ``scale_factor`` makes its kernels too narrow.
     """
 
     needs_background = True
@@ -45,9 +71,10 @@ class CRFRefiner(Refiner):
         unary: Literal["probabilities", "labels"] = "probabilities",
         gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7,
         iterations: Annotated[int, Field(ge=0)] | None = None,
+        scale_factor: Annotated[float, Field(gt=0)] = 1.0,
         stop: Annotated[float, Field(ge=0, lt=1)] | None = None,
     ) -> None:
-        chosen = find(params, CRF_PARAMETERS, "CRF parameter set")
+        chosen = scaled_parameters(params, scale_factor)
         self.params = chosen if iterations is None else replace(chosen, iterations=iterations)
         self.unary, self.gt_prob, self.stop = unary, gt_prob, stop
 

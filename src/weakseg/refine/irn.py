@@ -29,15 +29,15 @@ from weakseg.errors import UserError
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.interpixel import STRIDE, TAPS, BoundaryBranch, DisplacementBranch
 from weakseg.networks.stages import Stage, last_stages, pooled
-from weakseg.ops.crf import CRF_PARAMETERS, CRFParameters, dense_crf_labels
+from weakseg.ops.crf import CRFParameters, dense_crf_labels
 from weakseg.ops.displacement import cluster_centroids, connected_parts, refine_centroids, split_by_cluster
 from weakseg.ops.maps import constant_background, padded_size, resize, strided_size, unflip
 from weakseg.ops.pairs import PairLabels, pair_ends, pair_labels, path_maximum, path_offsets
 from weakseg.ops.random_walk import boundary_links, random_walk
 from weakseg.refine.affinitynet import EPS, WEIGHTS, Positive, affinity_losses, fitting_radius
+from weakseg.refine.crf import scaled_parameters
 from weakseg.refine.masks import at_image_size
 from weakseg.refine.refiner import TrainedRefiner
-from weakseg.registry import find
 
 DISPLACEMENT_FACTOR = 10.0  # how much faster the displacement branch learns than the boundary branch
 SMALLEST_PART = 0.01  # share of the image below which an instance is a fragment
@@ -136,6 +136,7 @@ class IRN(TrainedRefiner):
         bg_threshold: What no class beats is surely background.
         label_background: Take the maps' own background for the first threshold and half of it for the second.
         crf: Parameter set of the CRF behind both label maps.
+        scale_factor: Divides that set's widths in position; 2 for photographs at half the size it was made for.
         gt_prob: What this CRF believes the labels with, in (0, 1).
         radius: Pairs of training are nearer than this, in cells of 4 pixels.
         calibration: Side of the image corners over which the mean displacement is taken after training; with images
@@ -150,7 +151,8 @@ class IRN(TrainedRefiner):
         instances: Tell the objects of a class apart, too.
 
     Raises:
-        UserError: If there is no such parameter set, or the backbone has fewer than three stages.
+        UserError: If there is no such parameter set, ``scale_factor`` makes its kernels too narrow, or the backbone has
+            fewer than three stages.
     """
 
     target: ClassVar[Literal["mask", "scores"]] = "mask"
@@ -177,6 +179,7 @@ class IRN(TrainedRefiner):
         bg_threshold: Share = 0.05,
         label_background: bool = False,
         crf: str = "B",
+        scale_factor: Positive = 1.0,
         gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7,
         radius: Annotated[int, Field(ge=2)] = 10,
         calibration: Annotated[int, Field(ge=1)] = 512,
@@ -191,7 +194,7 @@ class IRN(TrainedRefiner):
     ) -> None:
         super().__init__(backbone.requires_grad_(False).eval())
         self.thresholds, self.label_background = (fg_threshold, bg_threshold), label_background
-        self.params, self.gt_prob = find(crf, CRF_PARAMETERS, "CRF parameter set"), gt_prob
+        self.params, self.gt_prob = scaled_parameters(crf, scale_factor), gt_prob
         self.radius, self.calibration, self.pad_to = radius, calibration, pad_to
         self.power, self.walk_background, self.background = power, walk_background, background
         self.walk_radius, self.beta, self.steps = walk_radius, beta, 2**logt

@@ -75,7 +75,7 @@ def random_walk(inputs, parameters):
 
     maps, links = floats(first(inputs, "cam", "maps")), _links(inputs, parameters)
     walked = random_walk(maps, links, beta=parameters["beta"], steps=2 ** parameters["logt"])
-    pixels = torch.eye(maps[0].numel()).view(-1, *maps.shape[1:])
+    pixels = torch.eye(maps[0].numel(), dtype=torch.float64).view(-1, *maps.shape[1:])
     transition = random_walk(pixels, links, beta=parameters["beta"], steps=1).flatten(1)
     columns = {f"transition_col{i}": column for i, column in enumerate(transition.T)}
     return {"walked_CHW": walked, "argmax": walked.argmax(0), "column_sums": transition.sum(0), **columns}

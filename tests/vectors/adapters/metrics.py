@@ -134,29 +134,39 @@ def boundary_precision_recall_f1(inputs, parameters):
 
 def confusion_ratio(inputs, parameters):
     """The context labels of the sheet hold the object classes too, so they are the mask as well."""
-    from weakseg.metrics import confusion_counts, confusion_ratio
+    from weakseg.metrics import ConfusionRatio
 
-    context = ints(first(inputs, "context_gt", "context"))
-    counts = confusion_counts(
-        ints(first(inputs, "prediction", "pred")),
-        context,
-        context,
-        parameters["target_class"],
-        parameters["coincident_class"],
-    )
-    return {"tp": counts.hits, "fp": counts.confused, "ratio": confusion_ratio(counts)}
+    metric = ConfusionRatio([(parameters["target_class"], parameters["coincident_class"])])
+    contexts, predictions = first(inputs, "context_gt", "context"), first(inputs, "prediction", "pred")
+    for prediction, context in zip(_images(predictions), _images(contexts), strict=True):
+        metric.update(ints(prediction), ints(context), ints(context))
+    (confused, hits, *_), (ratio,) = metric.counts[0].tolist(), metric.ratios()
+    return {"tp": hits, "fp": confused, "ratio": ratio if hits else None}
 
 
 def soft_localisation_metrics(inputs, parameters):
+    """G has 255 where the truth is unknown."""
     from weakseg.metrics import soft_scores, soft_sums
 
-    return soft_scores(soft_sums(floats(inputs["M"]), floats(inputs["G"])))._asdict()
+    maps, truth = _where_known(floats(inputs["M"]), floats(inputs["G"]))
+    return soft_scores(soft_sums(maps, truth))._asdict()
 
 
 def map_similarity(inputs, parameters):
+    """Where masks G are given, pixels at which they are 255 are left out."""
     from weakseg.metrics import map_similarity
 
-    return {"per_class": map_similarity(floats(inputs["M_A"]), floats(inputs["M_B"]))}
+    one, other = floats(inputs["M_A"]), floats(inputs["M_B"])
+    if "G" in inputs:
+        truth = floats(inputs["G"])
+        one, other = (_where_known(maps, truth)[0] for maps in (one, other))
+    return {"per_class": map_similarity(one, other)}
+
+
+def _where_known(maps, truth):
+    """Maps and truth (C, H, W), both 0, so that they add nothing, at the pixels where the truth of a class is 255."""
+    unknown = truth == 255
+    return maps.masked_fill(unknown, 0), truth.masked_fill(unknown, 0)
 
 
 TABLE = {

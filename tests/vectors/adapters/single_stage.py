@@ -4,15 +4,13 @@ from tests.vectors.adapters.convert import first, floats
 
 
 def pamr(inputs, parameters):
-    from weakseg.ops.pamr import LEAST_SPREAD, SPREAD_SCALE, local_deviation, pamr, pamr_affinities
+    from weakseg.ops.pamr import local_deviation, pamr, pamr_affinities
 
-    known = {"scale": SPREAD_SCALE, "eps": LEAST_SPREAD}
-    if any(parameters.get(name, value) != value for name, value in known.items()):
-        raise NotImplementedError(f"the published code has {known}")
     image, masks = floats(first(inputs, "image", "images")), floats(first(inputs, "mask", "masks"))
     images, batch = image.view(-1, *image.shape[-3:]), masks.view(-1, *masks.shape[-3:])
     dilations = parameters["dilations"]
-    options = {"dilations": dilations, "normalization": parameters.get("normalization", "code")}
+    options = {name: parameters[name] for name in ("normalization", "scale", "eps") if name in parameters}
+    options["dilations"] = dilations
     found = {
         "affinity": pamr_affinities(images, **options),
         "std": local_deviation(images, dilations),

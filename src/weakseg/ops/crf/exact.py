@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 TILE = 2**20
-"""Kernel values held at a time (4 MB)."""
+"""Kernel values held at a time (8 MB in float64)."""
 
 SMALLEST_EXPONENT = -80.0
-"""exp(-80) = 2e-35 vanishes in float32 beside a pixel's own 1; values soon below are subnormal and slow."""
+"""exp(-80) = 2e-35 vanishes beside a pixel's own 1; in float32, values soon below are subnormal and slow."""
 
 
 def gaussian_kernel(rows: Tensor, columns: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def gaussian_kernel(rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (R, N) in [0, 1].
     """
-    distance = torch.zeros(len(rows), len(columns), device=rows.device)
+    distance = rows.new_zeros(len(rows), len(columns))
     for row, column in zip(rows.T.contiguous(), columns.T.contiguous(), strict=True):
         distance += (row[:, None] - column).square_()
     return distance.mul_(-0.5).clamp_(min=SMALLEST_EXPONENT).exp_()
@@ -43,7 +43,7 @@ class DenseKernel:
     """Sums over all pixels, weighted by a Gaussian of the distance of their features.
 
     Args:
-        features: (N, D) float32.
+        features: (N, D) float, of the precision that values will have.
         tile: Kernel values computed at a time; a kernel that fits into one tile is kept, a larger one is computed anew
             for every sum.
     """
@@ -69,11 +69,12 @@ class SeparableKernel:
         width: W.
         sxy: Width of the Gaussian in pixels.
         device: Where the values will be.
+        precision: That the values will have.
     """
 
-    def __init__(self, height: int, width: int, sxy: float, device: torch.device) -> None:
-        self._down = _line_kernel(height, sxy, device)
-        self._along = _line_kernel(width, sxy, device)
+    def __init__(self, height: int, width: int, sxy: float, device: torch.device, precision: torch.dtype) -> None:
+        self._down = _line_kernel(height, sxy, device, precision)
+        self._along = _line_kernel(width, sxy, device, precision)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Sum_j k(i, j) values_j for (H * W, L) values, row by row."""
@@ -84,7 +85,7 @@ class SeparableKernel:
         return along.view(width, height, labels).transpose(0, 1).reshape(values.shape)
 
 
-def _line_kernel(length: int, sxy: float, device: torch.device) -> Tensor:
+def _line_kernel(length: int, sxy: float, device: torch.device, precision: torch.dtype) -> Tensor:
     """(length, length) kernel of a line of pixels."""
-    place = torch.arange(length, dtype=torch.float32, device=device)[:, None] / sxy
+    place = torch.arange(length, dtype=precision, device=device)[:, None] / sxy
     return gaussian_kernel(place, place)

@@ -50,8 +50,9 @@ def dense_crf(
         image: (H, W, 3) uint8.
         probabilities: (L, H, W) float of any precision; need not sum to one, values below 1e-5 count as 1e-5.
         params: Name of one of ``CRF_PARAMETERS``, or parameters.
-        engine: "exact" sums over all pairs of pixels, in time quadratic in their number; "lattice" approximates the
-            sums in linear time; "auto" is exact for images of at most 1,024 pixels, else takes the lattice.
+        engine: "exact" sums over all pairs of pixels in float64, in time quadratic in their number; "lattice"
+            approximates the sums in linear time; "auto" is exact for images of at most 1,024 pixels, else takes the
+            lattice.
         stop: In [0, 1); ends the updates once at most this share of the pixels changes its label in one. ``None`` for
             as many updates as the parameters say.
 
@@ -84,6 +85,7 @@ def dense_crf_labels(
     params: str | CRFParameters = "B",
     gt_prob: float = 0.7,
     *,
+    ignore: int | None = None,
     engine: Engine = "auto",
     stop: float | None = None,
 ) -> Array:
@@ -91,10 +93,12 @@ def dense_crf_labels(
 
     Args:
         image: (H, W, 3) uint8.
-        labels: (H, W) integers in [0, num_labels).
+        labels: (H, W) integers in [0, num_labels), or ``ignore``.
         num_labels: L.
         params: Name of one of ``CRF_PARAMETERS``, or parameters.
         gt_prob: In (0, 1).
+        ignore: Value of the pixels of which nothing is known, 255 in masks of VOC: all labels are equally probable
+            there. ``None`` if there are none.
         engine: As for ``dense_crf``.
         stop: As for ``dense_crf``.
 
@@ -104,7 +108,9 @@ def dense_crf_labels(
     Raises:
         ValueError: If shapes, types, names, labels or ``gt_prob`` do not fit.
     """
-    prior = Prior.of_labels(as_tensor(labels), num_labels, gt_prob)
+    given = as_tensor(labels)
+    doubles = _is_exact(given.numel(), engine) and given.device.type != "mps"
+    prior = Prior.of_labels(given, num_labels, gt_prob, ignore, torch.float64 if doubles else torch.float32)
     return _as_given(infer([image], [prior], params, engine=engine, stop=stop)[0], labels)
 
 
@@ -153,13 +159,14 @@ def unary_from_probabilities(probabilities: Tensor) -> Tensor:
     return prior.of_all_labels(prior.unary())
 
 
-def unary_from_labels(labels: Tensor, num_labels: int, gt_prob: float = 0.7) -> Tensor:
+def unary_from_labels(labels: Tensor, num_labels: int, gt_prob: float = 0.7, *, ignore: int | None = None) -> Tensor:
     """Energies of a label map: -log q for the label given, -log((1 - q) / (L - 1)) for each other.
 
     Args:
-        labels: (H, W) integers in [0, num_labels).
+        labels: (H, W) integers in [0, num_labels), or ``ignore``.
         num_labels: L.
         gt_prob: q, in (0, 1).
+        ignore: As for ``dense_crf_labels``; energies are log L there.
 
     Returns:
         (L, H, W) float32.
@@ -167,7 +174,7 @@ def unary_from_labels(labels: Tensor, num_labels: int, gt_prob: float = 0.7) -> 
     Raises:
         ValueError: If a label or ``gt_prob`` is out of range, or ``labels`` is not an integer map.
     """
-    prior = Prior.of_labels(labels, num_labels, gt_prob)
+    prior = Prior.of_labels(labels, num_labels, gt_prob, ignore)
     return prior.of_all_labels(prior.unary())
 
 
@@ -229,12 +236,12 @@ def _is_together(pairs: Sequence[Pair], engine: Engine) -> bool:
     """Whether one lattice serves them: on the same accelerator, and not too many pixels."""
     devices = {prior.values.device for _, prior in pairs}
     pixels = sum(prior.values[0].numel() for _, prior in pairs)
-    exact = any(_is_exact(pair, engine) for pair in pairs)
+    exact = any(_is_exact(prior.values[0].numel(), engine) for _, prior in pairs)
     return len(devices) == 1 and devices.pop().type != "cpu" and not exact and pixels <= PIXELS_TOGETHER
 
 
-def _is_exact(pair: Pair, engine: Engine) -> bool:
-    return engine == "exact" or (engine == "auto" and pair[1].values[0].numel() <= EXACT_PIXELS)
+def _is_exact(pixels: int, engine: Engine) -> bool:
+    return engine == "exact" or (engine == "auto" and pixels <= EXACT_PIXELS)
 
 
 def _infer_group(
@@ -242,7 +249,7 @@ def _infer_group(
 ) -> list[Tensor]:
     """(P, H, W) beliefs for each image."""
     images, priors = [image for image, _ in group], [prior for _, prior in group]
-    exact = _is_exact(group[0], engine)
+    exact = _is_exact(priors[0].values[0].numel(), engine)
     if not exact and images[0].device.type == "cpu":
         with suppress(OverflowError):  # kernels so narrow that only the general lattice can number their corners
             return [_infer_on_cpu(images[0], priors[0], params, stop, threads)]
@@ -254,7 +261,7 @@ def _infer_on_cpu(image: Tensor, prior: Prior, params: CRFParameters, stop: floa
 
     beliefs = cpu.infer(
         image.contiguous().numpy(),
-        prior.values.flatten(1).contiguous().numpy(),
+        prior.values.float().flatten(1).contiguous().numpy(),
         prior.copies.numpy(),
         params,
         energies=prior.energies,

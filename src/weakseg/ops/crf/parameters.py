@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 
 NARROWEST = 0.1
 """Smallest kernel width: pixels one unit apart are ten standard deviations apart, and the kernel joins nothing."""
@@ -20,7 +21,8 @@ class CRFParameters:
         bilateral_compat: Its Potts weight; 0 leaves the kernel out.
 
     Raises:
-        ValueError: If a width is below 0.1, or a weight or the number of iterations is negative.
+        ValueError: If the number of iterations is not an integer or negative, a width below 0.1 or not finite, or a
+            weight negative or not finite.
     """
 
     iterations: int
@@ -31,11 +33,11 @@ class CRFParameters:
     bilateral_compat: float
 
     def __post_init__(self) -> None:
-        if int(self.iterations) != self.iterations or self.iterations < 0:
-            raise ValueError(f"iterations must be a whole number, 0 or more, not {self.iterations}")
+        if not isinstance(self.iterations, Integral) or self.iterations < 0:
+            raise ValueError(f"iterations must be an integer, 0 or more, not {self.iterations!r}")
         for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-            if not getattr(self, name) >= NARROWEST:
-                raise ValueError(f"{name} must be at least {NARROWEST}, not {getattr(self, name)}")
+            if not NARROWEST <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and at least {NARROWEST}, not {getattr(self, name)}")
         for name in ("gaussian_compat", "bilateral_compat"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")

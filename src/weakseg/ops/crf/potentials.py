@@ -1,4 +1,7 @@
-"""The mean field on tensors of any device: all pairs of pixels, or the lattices of several images at once."""
+"""The mean field on tensors of any device: all pairs of pixels, or the lattices of several images at once.
+
+Sums over all pairs are made in float64: where colours hardly differ, updates enlarge what float32 loses a hundredfold.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,9 +35,11 @@ class Potential:
     compat: float
 
     @classmethod
-    def of(cls, kernel: Kernel, compat: float, count: int, device: torch.device) -> "Potential":
+    def of(
+        cls, kernel: Kernel, compat: float, count: int, device: torch.device, precision: torch.dtype = torch.float32
+    ) -> "Potential":
         """The potential of a kernel over ``count`` pixels."""
-        mass = kernel(torch.ones(count, 1, device=device)) + LEAST_MASS
+        mass = kernel(torch.ones(count, 1, device=device, dtype=precision)) + LEAST_MASS
         return cls(kernel, mass.rsqrt(), compat)
 
     def message(self, beliefs: Tensor) -> Tensor:
@@ -57,14 +62,14 @@ class Pixels:
     owner: Tensor
 
     @classmethod
-    def of(cls, priors: Sequence[Prior]) -> "Pixels":
-        """The pixels that these are the priors of."""
+    def of(cls, priors: Sequence[Prior], precision: torch.dtype = torch.float32) -> "Pixels":
+        """The pixels that these are the priors of, with energies in that precision."""
         labels = max(len(prior.values) for prior in priors)
         unary, copies, sizes = [], [], []
         for prior in priors:
-            energies, missing = prior.unary().flatten(1), labels - len(prior.values)
+            energies, missing = prior.unary(precision).flatten(1), labels - len(prior.values)
             unary.append(pad(energies, (0, 0, 0, missing), value=torch.inf))
-            copies.append(pad(prior.copies, (0, missing))[:, None].expand(-1, energies.shape[1]))
+            copies.append(pad(prior.copies.to(precision), (0, missing))[:, None].expand(-1, energies.shape[1]))
             sizes.append(energies.shape[1])
         lengths = torch.tensor(sizes, device=unary[0].device)
         owner = torch.arange(len(priors), device=lengths.device).repeat_interleave(lengths)
@@ -84,12 +89,13 @@ def infer(
         stop: See ``mean_field``.
 
     Returns:
-        (P, H, W) each.
+        (P, H, W) float32 each.
     """
-    pixels = Pixels.of(priors)
+    doubles = exact and priors[0].values.device.type != "mps"  # which has none
+    pixels = Pixels.of(priors, torch.float64 if doubles else torch.float32)
     with torch.no_grad():
-        kernels = list(potentials(images, pixels.owner, params, exact=exact)) if params.iterations else []
-        beliefs = mean_field(pixels, kernels, params.iterations, stop)
+        kernels = list(potentials(images, pixels, params, exact=exact)) if params.iterations else []
+        beliefs = mean_field(pixels, kernels, params.iterations, stop).float()
     parts = torch.split(beliefs, [prior.values[0].numel() for prior in priors], 1)
     return [part[: len(prior.values)].view_as(prior.values) for part, prior in zip(parts, priors, strict=True)]
 
@@ -133,35 +139,38 @@ def softmax(logits: Tensor, copies: Tensor) -> Tensor:
     return powers.div_((powers * copies).sum(0))
 
 
-def pixel_features(image: Tensor, sxy: float, srgb: float | None = None) -> Tensor:
+def pixel_features(
+    image: Tensor, sxy: float, srgb: float | None = None, precision: torch.dtype = torch.float32
+) -> Tensor:
     """Position, and colour unless ``srgb`` is ``None``, in units of the kernel's widths.
 
     Args:
         image: (H, W, 3) uint8.
         sxy: Width in pixels.
         srgb: Width in grey levels.
+        precision: Of the features.
 
     Returns:
-        (H * W, 2 or 5) float32: x, y, and the three colours.
+        (H * W, 2 or 5): x, y, and the three colours.
     """
     height, width = image.shape[:2]
-    down, along = (torch.arange(side, dtype=torch.float32, device=image.device) / sxy for side in (height, width))
+    down, along = (torch.arange(side, dtype=precision, device=image.device) / sxy for side in (height, width))
     features = [along.repeat(height), down.repeat_interleave(width)]
     if srgb is not None:
-        features.extend(image.reshape(-1, 3).T.float() / srgb)
+        features.extend(image.reshape(-1, 3).T.to(precision) / srgb)
     return torch.stack(features, 1)
 
 
-def potentials(images: Sequence[Tensor], owner: Tensor, params: CRFParameters, *, exact: bool) -> Iterator[Potential]:
+def potentials(images: Sequence[Tensor], pixels: Pixels, params: CRFParameters, *, exact: bool) -> Iterator[Potential]:
     """The kernels that have a weight: of position, and of position and colour (Eq. 3).
 
     Args:
         images: (H, W, 3) uint8 each; one if ``exact``.
-        owner: (N,) the image of each of all pixels.
+        pixels: Of all images.
         params: Widths and weights.
         exact: Whether to sum over all pairs, or on the lattice.
     """
-    height, width = images[0].shape[:2]
+    (height, width), owner, precision = images[0].shape[:2], pixels.owner, pixels.unary.dtype
     for compat, sxy, srgb in (
         (params.gaussian_compat, params.gaussian_sxy, None),
         (params.bilateral_compat, params.bilateral_sxy, params.bilateral_srgb),
@@ -169,11 +178,11 @@ def potentials(images: Sequence[Tensor], owner: Tensor, params: CRFParameters, *
         if not compat:
             continue
         kernel: Kernel
-        features = [pixel_features(image, sxy, srgb) for image in images]
+        features = [pixel_features(image, sxy, srgb, precision) for image in images]
         if not exact:
             kernel = PermutohedralLattice(torch.cat(features), owner)
         elif srgb is None:
-            kernel = SeparableKernel(height, width, sxy, owner.device)
+            kernel = SeparableKernel(height, width, sxy, owner.device, precision)
         else:
             kernel = DenseKernel(features[0])
-        yield Potential.of(kernel, compat, len(owner), owner.device)
+        yield Potential.of(kernel, compat, len(owner), owner.device, precision)
