@@ -126,3 +126,31 @@ def test_the_more_specific_adapter_wins(monkeypatch):
     assert adapters.find_adapter("cam", "poly_lr") == "special"
     assert adapters.find_adapter("eps", "poly_lr") is adapters.ADAPTERS["poly_lr"]
     assert adapters.find_adapter("eps", "unheard_of") is None
+
+
+def case_of(stem, function, inputs, parameters=None):
+    return adapters.find_adapter(stem, function)(inputs, parameters or {})
+
+
+def test_confusion_ratios_are_of_sums_over_images_of_any_size():
+    pair = {"target_class": 1, "coincident_class": 2}
+    predictions, contexts = [[[1, 1, 1]], [[1, 0], [1, 1]]], [[[1, 2, 3]], [[2, 2], [1, 1]]]
+    found = case_of("eps", "confusion_ratio", {"prediction": predictions, "context_gt": contexts}, pair)
+    assert found == {"tp": 3, "fp": 2, "ratio": pytest.approx(2 / 3)}
+    nothing = case_of("eps", "confusion_ratio", {"prediction": [[1]], "context_gt": [[2]]}, pair)
+    assert nothing == {"tp": 0, "fp": 1, "ratio": None}
+
+
+def test_soft_scores_leave_out_what_is_unknown():
+    inputs = {"M": [[[1.0, 0.5, 0.9]], [[0.25, 0.0, 0.3]]], "G": [[[1, 0, 255]], [[0, 1, 255]]]}
+    found = case_of("split_merge", "soft_localisation_metrics", inputs)
+    short = {name: [[row[:2] for row in rows] for rows in value] for name, value in inputs.items()}
+    expected = case_of("split_merge", "soft_localisation_metrics", short)
+    assert compare(found, {name: value.tolist() for name, value in expected.items()}, 1e-9) == (0, [])
+
+
+def test_similar_maps_are_compared_where_the_truth_is_known():
+    inputs = {"M_A": [[[1.0, 0.5, 0.9]]], "M_B": [[[0.5, 0.5, 0.0]]]}
+    assert compare(case_of("split_merge", "map_similarity", inputs), {"per_class": [1 / 2.4]}, 1e-9)[1] == []
+    masked = inputs | {"G": [[1, 0, 255]]}
+    assert compare(case_of("split_merge", "map_similarity", masked), {"per_class": [1 / 1.5]}, 1e-9)[1] == []

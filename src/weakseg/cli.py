@@ -116,9 +116,9 @@ def saliency(
     listing: Annotated[bool, typer.Option("--list", help="List the providers and their options instead.")] = False,
 ) -> None:
     """Make the saliency maps of a data set, beside it, for recipes with the same data.saliency."""
+    from weakseg.pipeline.fill import fill_saliency
     from weakseg.pipeline.listing import describe_saliency
     from weakseg.pipeline.progress import Terminal
-    from weakseg.pipeline.saliency import fill_saliency
 
     if listing:
         _list(describe_saliency())

@@ -9,6 +9,7 @@ from tests.data.trees import refusal
 from tests.methods.conformance import Setup, labelled_batch
 from weakseg.data.sample import WeakLabel
 from weakseg.methods.eps import (
+    EPS,
     class_scores,
     estimated_saliency,
     foreground_and_background,
@@ -17,6 +18,7 @@ from weakseg.methods.eps import (
     saliency_loss,
 )
 from weakseg.methods.method import Views
+from weakseg.pipeline.options import checked_options
 
 
 def loss_of(scores, tags, saliency, blend=0.5, **selection):
@@ -194,8 +196,19 @@ def test_selections_train(selection):
 
 
 def test_the_foreground_selection_ignores_the_background_map():
-    method = Setup("eps", options={"selection": "foreground", "blend": 0.2}).build()
-    assert method.blend == 1
+    assert Setup("eps", options={"selection": "foreground"}).build().blend == 1
+
+
+def test_the_weight_of_the_foreground_is_a_half_unless_given():
+    assert Setup("eps").build().blend == 0.5
+    assert Setup("eps", options={"blend": 0.0}).build().blend == 0
+    assert Setup("eps", options={"blend": 0.9, "selection": "naive"}).build().blend == 0.9
+
+
+def test_recipes_may_leave_the_weight_out_and_hold_it_to_its_range():
+    assert checked_options(EPS, {"selection": "foreground"}, "localize.method")["blend"] is None
+    assert checked_options(EPS, {"blend": 0.5}, "localize.method")["blend"] == 0.5
+    refusal(lambda: checked_options(EPS, {"blend": 1.5}, "localize.method"), "localize.method.blend")
 
 
 def test_maps_are_the_softmax_without_background():
@@ -216,6 +229,7 @@ def test_maps_are_the_softmax_without_background():
         ({"background_classes": (1,)}, "belong together"),
         ({"selection": "predefined", "background_classes": (3,)}, "there are 3"),
         ({"selection": "adaptiv"}, "unknown selection"),
+        ({"selection": "foreground", "blend": 0.5}, "'blend' is of no use"),
     ],
 )
 def test_senseless_options_are_refused(options, words):

@@ -232,6 +232,32 @@ def test_given_edges():
     assert metric.scores() == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.parametrize("thin", [True, False])
+@pytest.mark.parametrize("convert", [lambda edges: 255 * edges, lambda edges: torch.tensor(edges) * 1.0, torch.tensor])
+def test_given_edges_are_what_is_not_zero(convert, thin):
+    """Files have 255 for an edge, tensors come from networks."""
+    random = np.random.default_rng(0)
+    prediction, truth = random.random((2, 20, 30)) < 0.2
+    expected, found = SetBoundary(1, thin=thin), SetBoundary(1, thin=thin)
+    expected.update_edges(prediction, truth)
+    found.update_edges(convert(prediction), convert(truth))
+    assert found.counts.tolist() == expected.counts.tolist()
+    assert 0 < found.value() < 1
+
+
+def test_a_predicted_255_is_a_region_that_the_truth_has_not():
+    """As for the mIoU, where it is wrong: it is neither background nor left out."""
+    truth = np.zeros((24, 24), dtype=np.uint8)
+    truth[6:16, 6:16] = 1
+    right, unsure = SetBoundary(1), SetBoundary(1)
+    right.update(truth, truth)
+    prediction = truth.copy()
+    prediction[19:23, 3:20] = 255
+    unsure.update(prediction, truth)
+    assert right.value() == unsure.scores().recall == 1
+    assert unsure.scores().precision < 0.7
+
+
 def test_noise_takes_no_minutes():
     random = np.random.default_rng(0)
     metric, start = SetBoundary(), time.perf_counter()

@@ -7,6 +7,7 @@ import torch
 
 from weakseg.errors import UserError
 from weakseg.metrics import (
+    BoundaryRule,
     ConfusionMatrix,
     Flags,
     ProtocolResult,
@@ -42,6 +43,7 @@ def test_json_is_that_of_the_design():
         "weights": "imagenet",
         "absent": ["dog"],
         "saliency": None,
+        "boundary": None,
     }
 
 
@@ -59,6 +61,26 @@ def test_saliency_is_told_with_its_source():
     older = {name: value for name, value in result().to_json().items() if name != "saliency"}
     assert ProtocolResult.from_json(older).saliency is None
     assert "saliency" not in protocol_line("seed@train", result())
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (BoundaryRule(), "boundaries at 0.02 of the diagonal, thinned"),
+        (BoundaryRule(3, thin=False), "boundaries at 3 pixels, not thinned"),
+    ],
+)
+def test_boundaries_are_told_with_their_rule(rule, words):
+    measured = result(others={"boundary_f1": 0.25}, boundary=rule)
+    stored = json.loads(json.dumps(measured.to_json()))
+    assert stored["boundary"] == {"tolerance": rule.tolerance, "thin": rule.thin}
+    assert ProtocolResult.from_json(stored) == measured
+    assert f"% boundary_f1 (tags, 219 images, gt tags, multi-scale, threshold swept 0.45, {words}, absent" in (
+        protocol_line("seed@train", measured)
+    )
+    older = {name: value for name, value in result().to_json().items() if name != "boundary"}
+    assert ProtocolResult.from_json(older).boundary is None
+    assert "boundaries" not in protocol_line("seed@train", result())
 
 
 def test_nothing_measured_is_null_not_nan():

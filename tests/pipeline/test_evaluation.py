@@ -11,7 +11,7 @@ from weakseg.cli import _summary
 from weakseg.data.catalog import open_dataset
 from weakseg.data.images import read_mask, write_mask
 from weakseg.data.maps import LocalizationMaps
-from weakseg.metrics import ConfusionRatio, Flags, SetBoundary, SetContour, SoftLocalization
+from weakseg.metrics import BoundaryRule, ConfusionRatio, Flags, SetBoundary, SetContour, SoftLocalization
 from weakseg.pipeline.evaluation import Evaluator, Provenance, confusion_pairs
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.progress import Silent
@@ -81,6 +81,30 @@ def test_every_metric_is_that_of_its_class(root, maps):
     assert found == expected
     assert set(expected) == {"contour_f", *SOFT, *BOUNDARY, "confusion_disc_floor", "confusion_square_wall"}
     assert found["confusion_disc_floor"] > 0
+
+
+@pytest.mark.parametrize("rule", [BoundaryRule(), BoundaryRule(1.5, thin=True), BoundaryRule(3, thin=False)])
+def test_boundaries_are_compared_by_the_rule_that_is_told(root, rule):
+    dataset = open_dataset("auto", root, "val")
+    shifted = {name: read_mask(dataset.paths(name)["mask"]).roll((3, 2), (0, 1)) for name in dataset.ids}
+    measuring, expected = (
+        evaluator(metrics=("boundary_f1",), boundary=rule),
+        SetBoundary(rule.tolerance, thin=rule.thin),
+    )
+    measuring.measure("seg", "val", dataset, shifted.__getitem__, Flags())
+    for name, mask in shifted.items():
+        expected.update(mask, read_mask(dataset.paths(name)["mask"]))
+    result = measuring.measured.results["seg@val"]
+    assert result.others == expected.values()
+    assert result.boundary == rule
+    assert 0 < expected.value() < 1
+
+
+def test_without_boundaries_there_is_no_rule(root):
+    dataset = open_dataset("auto", root, "val")
+    measuring = evaluator(metrics=("contour_f",), boundary=BoundaryRule(3))
+    measuring.measure("seg", "val", dataset, lambda image_id: read_mask(dataset.paths(image_id)["mask"]), Flags())
+    assert measuring.measured.results["seg@val"].boundary is None
 
 
 def test_soft_scores_are_of_maps_alone(root):
@@ -171,7 +195,8 @@ def test_settings():
     found = load_recipe(tree, overrides)
     assert found.evaluate.confusion == (("boat", "water"), ("train", "rails"))
     assert found.evaluate.metrics == ("soft", "boundary_f1")
-    for setting in ("evaluate.confusion=[boat]", "evaluate.confusion=[[boat]]", "evaluate.metrics=[boundary]"):
+    wrong = ("confusion=[boat]", "confusion=[[boat]]", "metrics=[boundary]", "boundary.tolerance=0", "boundary.thn=no")
+    for setting in (f"evaluate.{each}" for each in wrong):
         refusal(lambda setting=setting: load_recipe(tree, [setting]), "evaluate.")
 
 
@@ -179,6 +204,7 @@ def test_settings():
 def test_a_run_with_all_metrics(root, tmp_path, capsys):
     metrics = ["contour_f", "boundary_f1", "soft"]
     evaluate = {"seeds": ["train"], "metrics": metrics, "confusion": [list(pair) for pair in PAIRS]}
+    evaluate["boundary"] = {"tolerance": 2}
     settings = recipe(root, tmp_path / "run", refine=["threshold"], evaluate=evaluate)
     settings["localize"]["train"]["epochs"] = settings["segment"]["train"]["epochs"] = 1
     settings["localize"]["scales"] = [1.0]
@@ -194,6 +220,9 @@ def test_a_run_with_all_metrics(root, tmp_path, capsys):
         for metric in [*BOUNDARY, *(SOFT if name.startswith("seed@") else ())]:
             assert 0 <= values[metric] <= 1
             assert f"{100 * values[metric]:.1f} % {metric}" in line
+        assert values["boundary"] == {"tolerance": 2, "thin": True}
+        assert "boundaries at 2 pixels, thinned" in line
+        assert "<dt>Boundaries</dt><dd>at 2 pixels, thinned</dd>" in page
         for pair in ("disc_floor", "square_wall"):
             ratio = values[f"confusion_{pair}"]
             shown = "undefined" if ratio is None else f"{ratio:.2f}"

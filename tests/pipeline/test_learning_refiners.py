@@ -13,9 +13,11 @@ from weakseg.data.images import read_mask
 from weakseg.data.instances import Instances
 from weakseg.data.maps import read_scores
 from weakseg.networks.weights import read_weights
+from weakseg.pipeline.device import Device
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.run import run
+from weakseg.pipeline.shards import Job, Refining, refine_all
 from weakseg.pipeline.steps import refiner_steps
 
 pytestmark = pytest.mark.slow
@@ -147,6 +149,7 @@ def test_the_same_refiner_twice_has_two_names(root, tmp_path):
         ({"name": "affinitynet", "train": {"epoch": 1}}, ("refine.0.train.epoch", "'epochs'")),
         ({"name": "affinitynet", "train": {"augment": {"crp": 1}}}, ("refine.0.train.augment.crp", "'crop'")),
         ({"name": "affinitynet", "train": 5}, ("refine.0.train",)),
+        ({"name": "affinitynet", "train": {"augment": 5}}, ("refine.0.train.augment",)),
         ({"name": "irn", "backbone": {"output_strid": 8}}, ("refine.0.backbone.output_strid", "'output_stride'")),
         ({"name": "irn", "start": "there"}, ("refine.0.start",)),
         ({"name": "crf", "train": {}}, ("refine.0.train",)),
@@ -154,6 +157,42 @@ def test_the_same_refiner_twice_has_two_names(root, tmp_path):
 )
 def test_a_mistake_in_the_settings_is_named(root, tmp_path, step, words):
     refusal(lambda: refiner_steps(load_recipe(settings(root, tmp_path, step))), "recipe", *words)
+
+
+@pytest.mark.parametrize("name", ["affinitynet", "irn"])
+@pytest.mark.parametrize(("way", "given"), [("resize", (224, 400)), ("area", (0.2, 1.0)), ("scale", (0.75, 1.25))])
+def test_one_way_to_draw_a_size_takes_the_place_of_the_usual_one(root, tmp_path, name, way, given):
+    step = {"name": name, "train": {"batch": 4, "augment": {way: list(given)}}}
+    experiment = Experiment(load_recipe(settings(root, tmp_path, step, seed=1)), Screen())
+    augment = experiment.steps[0].learning.train.augment
+    assert {key: getattr(augment, key) for key in ("resize", "area", "scale")} == {
+        **dict.fromkeys(("resize", "area", "scale")),
+        way: given,
+    }
+    assert augment.crop == (448 if name == "affinitynet" else 512)
+    again = refiner_steps(load_recipe(settings(root, tmp_path, experiment.steps[0].named().model_dump())))
+    assert again == experiment.steps
+
+
+def test_a_way_to_draw_a_size_that_is_left_open_changes_nothing(root, tmp_path):
+    step = {"name": "irn", "train": {"augment": {"resize": None, "crop": 64}}}
+    augment = refiner_steps(load_recipe(settings(root, tmp_path, step)))[0].learning.train.augment
+    assert (augment.crop, augment.resize, augment.scale) == (64, None, (0.5, 1.5))
+
+
+def test_damaged_weights_are_named_by_a_process_too(root, tmp_path):
+    damaged = tmp_path / "affinitynet.safetensors"
+    damaged.write_bytes(b"broken")
+    step = refiner_steps(load_recipe(settings(root, tmp_path, AFFINITYNET)))[0]
+    image = root / "images/s02.png"
+    jobs = [Job(image, image.with_suffix(".npz"), tmp_path / f"{number}.png") for number in range(8)]
+    refining = Refining(((step, damaged),), "masks", CLASSES)
+    refusal(
+        lambda: list(refine_all(jobs, refining, workers=2, device=Device("cpu", 1, 2))),
+        damaged,
+        "cannot be read as weights",
+        "Use safetensors",
+    )
 
 
 def test_trainings_that_cannot_be_are_found_before_anything_is_written(root, tmp_path):

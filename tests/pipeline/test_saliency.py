@@ -1,8 +1,10 @@
 """Saliency maps in a run: made once, found again, known to the training and told with the results."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,20 +17,23 @@ from tests.data.trees import refusal
 from tests.pipeline.shapes import CLASSES, HEIGHT, TRAIN, VAL, WIDTH, Screen, folder_shapes, recipe, results, snapshot
 from weakseg import registry
 from weakseg.data.catalog import open_dataset
+from weakseg.data.dataset import file_hash
 from weakseg.data.images import read_saliency, write_mask
 from weakseg.data.saliency.provider import SaliencyProvider
 from weakseg.data.saliency.registry import SALIENCY
 from weakseg.data.sample import WeakLabel
+from weakseg.errors import UserError
 from weakseg.methods.cam import CAM
 from weakseg.methods.registry import METHODS
 from weakseg.pipeline import saliency as stage
 from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.fill import fill_saliency
 from weakseg.pipeline.listing import describe_saliency
 from weakseg.pipeline.manifest import Manifest
 from weakseg.pipeline.plan import plan
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.run import run
-from weakseg.pipeline.saliency import SaliencyMaps, fill_saliency, saliency_source
+from weakseg.pipeline.saliency import SaliencyMaps, SaliencySource, saliency_source
 
 seen_known, seen_images = [], []
 
@@ -204,8 +209,101 @@ def test_useless_maps_are_counted_in_a_warning(root, tmp_path):
     screen = Screen()
     maps = SaliencyMaps(saliency_source("colourful", {}), open_dataset("auto", root, "train"), tmp_path / "maps")
     assert maps.make(1, screen) == TRAIN
+    assert maps.check(screen) == 2
+    assert (f"check saliency {maps.dataset.split}", TRAIN, 0) in screen.tracked
     (line,) = screen.lines
     assert f"has the same value everywhere (0.00); it is left out (and 1 more of {TRAIN})" in line
+
+
+@pytest.mark.slow
+def test_maps_are_looked_at_once(root, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stage, "read_saliency", lambda path: seen.append(path) or read_saliency(path))
+    run(salient(root, tmp_path / "run"), until="localize")
+    assert len(seen) == len(set(seen)) == TRAIN
+
+
+def test_a_fingerprint_reads_only_what_has_changed(root, monkeypatch):
+    folder, _ = fill(root)
+    maps, read = SaliencyMaps(saliency_source("colourful", {}), open_dataset("auto", root, "train"), folder), []
+    monkeypatch.setattr(stage, "file_hash", lambda path: read.append(path) or file_hash(path))
+    before = maps.fingerprint()
+    assert maps.fingerprint() == before
+    assert sorted(read) == sorted(map(maps.path, maps.dataset.ids))
+    path = maps.path("s03")
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert maps.fingerprint() != before
+    assert read[TRAIN:] == [path]
+
+
+class Unbuildable(SaliencyProvider):
+    """As rembg where it is not installed."""
+
+    def __init__(self) -> None:
+        raise UserError("the provider 'unbuildable' needs a package", where="data.saliency", remedy="Install it")
+
+    def __call__(self, image):
+        raise AssertionError
+
+
+def test_a_provider_that_cannot_be_built_is_found_before_the_run_folder_is_touched(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(SALIENCY, "unbuildable", Unbuildable)
+    settings = salient(root, tmp_path / "run", "unbuildable")
+    refusal(lambda: run(settings, until="localize"), "the provider 'unbuildable' needs a package", "Install it")
+    assert not (tmp_path / "run").exists()
+    assert caches(root) == []
+
+
+def test_a_provider_is_not_built_for_maps_that_are_there(root, tmp_path, monkeypatch):
+    fill(root)
+    monkeypatch.setattr(SaliencySource, "provider", lambda _: pytest.fail("built"))
+    run(salient(root, tmp_path / "run"), until="localize")
+
+
+class Failing(SaliencyProvider):
+    """Right for all images but those that are red in the first pixel."""
+
+    def __init__(self, *, how: str) -> None:
+        self.how = how
+
+    def __call__(self, image):
+        saliency = Colourful()(image)
+        if image[:, 0, 0].tolist() != [250, 0, 0]:
+            return saliency
+        if self.how == "raises":
+            raise RuntimeError("expected a square\nand more")
+        return {"stretched": saliency[:, 1:], "nan": saliency / 0}[self.how]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raises", "(RuntimeError: expected a square)"),
+        ("stretched", f"(its map is {HEIGHT} x {WIDTH - 1} instead of {HEIGHT} x {WIDTH})"),
+        ("nan", "(its map has values that are no numbers)"),
+    ],
+)
+def test_a_provider_that_fails_is_told_with_the_image(root, monkeypatch, how, reason):
+    monkeypatch.setitem(SALIENCY, "failing", Failing)
+    bad = root / "images/s05.png"
+    pixels = np.array(Image.open(bad).convert("RGB"))
+    pixels[0, 0] = 250, 0, 0
+    Image.fromarray(pixels).save(bad)
+    refusal(lambda: fill(root, "failing", [f"how={how}"]), bad, f"'failing' fails on it {reason}", "data.saliency")
+    folder = root / saliency_source("failing", {"how": how}).folder_name
+    assert (folder / "s03.png").exists()
+    assert not (folder / "s05.png").exists()
+
+
+def test_what_a_killed_process_left_is_removed_after_an_hour(root):
+    folder, _ = fill(root)
+    abandoned, current = folder / "more/.tmp-abandoned.png", folder / ".tmp-current.png"
+    for path, hours in ((abandoned, 1.1), (current, 0.5)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    assert fill(root) == (folder, 0)
+    assert not abandoned.exists()
+    assert current.exists()
 
 
 @pytest.mark.slow
@@ -360,6 +458,22 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path):
     assert first.name == second.name
     assert snapshot(first) == snapshot(second)
     assert set(CLASSES) == set(open_dataset("auto", two, "train").classes.names)
+
+
+class NowhereElse(SaliencySource):
+    """A provider that other processes cannot make."""
+
+    def provider(self):
+        if multiprocessing.parent_process() is not None:
+            raise UserError("is damaged", where="model.onnx", remedy="Fetch it again")
+        return super().provider()
+
+
+@pytest.mark.slow
+def test_a_provider_that_a_process_cannot_make_is_the_users_own_error(root, tmp_path):
+    source = NowhereElse("background-connectivity", saliency_source("background-connectivity", {}).options)
+    jobs = [stage.Job(root / "images/s05.png", "", tmp_path / f"{number}.png") for number in range(8)]
+    refusal(lambda: list(stage.compute_all(jobs, source, workers=2)), "model.onnx: is damaged", "Fetch it again")
 
 
 @pytest.mark.slow

@@ -72,7 +72,30 @@ def test_the_refiner_sees_the_saliency_of_each_image(root, tmp_path):
 def test_data_without_saliency_are_refused(tmp_path):
     root = folder_shapes(tmp_path / "shapes")
     started = load_recipe(settings(root, tmp_path / "run"))
-    refusal(lambda: Experiment(started, Screen()), "'saliency_power'", "no image of train", "saliency/ID.png")
+    words = ("no image of train has saliency map", "a refiner needs", "saliency/ID.png", "background-connectivity")
+    refusal(lambda: Experiment(started, Screen()), *words)
+
+
+def test_data_whose_maps_are_all_of_no_use_are_refused(root, tmp_path):
+    copy = tmp_path / "shapes"
+    shutil.copytree(root, copy)
+    for path in (copy / "saliency").rglob("*.png"):
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), dtype=np.uint8)).save(path)
+    made = settings(copy, tmp_path / "run", segment=None)
+    refusal(lambda: run(made), "no image of train has a usable saliency map", "a refiner needs")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_without_a_map_are_counted_in_a_warning(root, tmp_path):
+    copy, screen = tmp_path / "shapes", Screen()
+    shutil.copytree(root, copy)
+    for path in (copy / "saliency").rglob("*.png"):
+        if path.stem != "s03":
+            path.unlink()
+    Experiment(load_recipe(settings(copy, tmp_path / "run", segment=None)), screen)
+    (line,) = [line for line in screen.lines if "saliency map" in line]
+    assert line.startswith("warning")
+    assert f"{TRAIN - 1} of {TRAIN} images of train have no saliency map" in line
 
 
 def test_a_map_that_is_of_no_use_counts_as_none(root, tmp_path):

@@ -177,8 +177,8 @@ def _missing_kinds(dataset: Dataset, seen: Sequence[Inspection], needs: Iterable
         absent = [one.image_id for one in seen if kind not in one.kinds | one.unfit]
         if lacking and len(lacking) == len(seen):
             usable = f"a usable {NOUN[kind]}" if any(kind in one.unfit for one in seen) else NOUN[kind]
-            what = f"no image of {dataset.split} has {usable}, which this method needs"
-            remedy = f"{SOURCE[kind]}, or choose a method that does without"
+            what = f"no image of {dataset.split} has {usable}, which the method or a refiner needs"
+            remedy = f"{SOURCE[kind]}, or choose a method or refiner that does without"
             yield Finding(Severity.ERROR, "label-kind", str(dataset.root), what, remedy, len(lacking))
         elif absent and kind is not WeakLabel.TAGS:
             what = f"{len(absent)} of {len(seen)} images of {dataset.split} have no {NOUN[kind]}, such as '{absent[0]}'"

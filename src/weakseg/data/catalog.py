@@ -10,6 +10,9 @@ from weakseg.data.voc import VOCDataset
 from weakseg.errors import UserError
 from weakseg.registry import find
 
+SCENES = "scenes"
+"""Name of the folder into which the demo draws its own."""
+
 DATASETS: dict[str, Callable[..., Dataset]] = {"folder": FolderDataset, "voc": VOCDataset}
 
 
@@ -28,7 +31,8 @@ def open_dataset(kind: str, root: str | Path, split: str | None = None, **option
     root = Path(root)
     if not root.is_dir():
         what = "is a file, not a folder" if root.is_file() else "there is no such folder"
-        raise UserError(what, where=root, remedy="Set data.root to the folder of your data set")
+        drawn = "; the demo's scenes are drawn by 'weakseg demo'" if root.name == SCENES else ""
+        raise UserError(what, where=root, remedy=f"Set data.root to the folder of your data set{drawn}")
     name = recognise(root) if kind == "auto" else kind
     return find(name, DATASETS, "kind of data set", "datasets")(root, split, **options)
 

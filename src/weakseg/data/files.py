@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from error
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had not finished writing; nobody else may be writing there."""
+def remove_unfinished(folder: Path, older: float = 0.0) -> None:
+    """Remove what a process that was killed had not finished writing.
+
+    Args:
+        folder: Where; it need not exist.
+        older: Seconds since the last change; 0 removes all, so that nobody else may be writing there.
+    """
     for path in folder.rglob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # finished or removed by another process in the meantime, or not to be removed
+            if older <= 0 or time.time() - path.stat().st_mtime > older:
+                path.unlink()
 
 
 def write_text(path: Path, content: str) -> None:

@@ -36,6 +36,7 @@ from weakseg.ops.maps import resize_like
 from weakseg.ops.pooling import gap
 
 Selection = Literal["adaptive", "naive", "predefined", "foreground"]
+BLEND = 0.5
 OVERLAP_EPS = 1e-4
 
 
@@ -116,7 +117,7 @@ def foreground_and_background(maps: Tensor, tags: Tensor, foreground: Tensor) ->
     return _sum_of(objects, tags & foreground), background + _sum_of(objects, tags & ~foreground)
 
 
-def estimated_saliency(foreground: Tensor, background: Tensor, blend: float = 0.5) -> Tensor:
+def estimated_saliency(foreground: Tensor, background: Tensor, blend: float = BLEND) -> Tensor:
     """Saliency as the maps explain it (Eq. 2): lambda M_fg + (1 - lambda) (1 - M_bg).
 
     Args:
@@ -156,17 +157,19 @@ class EPS(Method):
     Args:
         backbone: The network's body.
         num_classes: C, number of object classes.
-        blend: lambda, weight of the foreground maps against the inverted background map (VOC 0.5, COCO's script 0.9).
-        min_overlap: tau, share of a map that must be salient for it to count as foreground.
+        blend: lambda, weight of the foreground maps against the inverted background map (VOC 0.5, COCO's script 0.9);
+            ``None`` for 0.5, or for 1 with ``selection: foreground``, which leaves no choice.
+        min_overlap: tau, share of a map that must be salient for it to count as foreground; for ``"adaptive"``.
         selection: Which tags count as foreground. ``"adaptive"``: those whose map overlaps with the saliency map;
             ``"naive"``: all; ``"predefined"``: all but ``background_classes``; ``"foreground"``: all, and no background
             map takes part, our reading of the paper's baseline.
         background_classes: Classes that saliency detectors overlook, for ``"predefined"``: their numbers in the class
             list, from 0. The paper names sofa, chair and dining table, in VOC 17, 8 and 10.
-        overlap_eps: Added for each pixel of a map to the denominator of its overlap (code 1e-4, paper 0).
+        overlap_eps: Added for each pixel of a map to the denominator of its overlap (code 1e-4, paper 0); for
+            ``"adaptive"``.
 
     Raises:
-        UserError: If ``background_classes`` has no use, is missing, or names no class.
+        UserError: If ``background_classes`` or ``blend`` has no use, classes are missing, or one is none.
     """
 
     needs = frozenset({WeakLabel.TAGS, WeakLabel.SALIENCY})
@@ -176,17 +179,17 @@ class EPS(Method):
         backbone: Backbone,
         num_classes: int,
         *,
-        blend: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        blend: Annotated[float, Field(ge=0, le=1)] | None = None,
         min_overlap: Annotated[float, Field(ge=0, le=1)] = 0.4,
         selection: Selection = "adaptive",
         background_classes: tuple[Annotated[int, Field(ge=0)], ...] = (),
         overlap_eps: Annotated[float, Field(ge=0)] = OVERLAP_EPS,
     ) -> None:
         super().__init__(backbone, num_classes)
-        _check(selection, background_classes, num_classes)
+        _check(selection, blend, background_classes, num_classes)
         self.head = nn.Conv2d(backbone.channels, num_classes + 1, kernel_size=1, bias=False)
         nn.init.xavier_uniform_(self.head.weight)
-        self.blend = 1.0 if selection == "foreground" else blend
+        self.blend = (1.0 if selection == "foreground" else BLEND) if blend is None else blend
         self.min_overlap, self.overlap_eps = min_overlap, overlap_eps
         self.selection, self.background_classes = selection, background_classes
 
@@ -222,9 +225,15 @@ class EPS(Method):
         return seen.scores.float().softmax(1)[:, :-1]
 
 
-def _check(selection: str, background_classes: tuple[int, ...], num_classes: int) -> None:
+def _check(selection: str, blend: float | None, background_classes: tuple[int, ...], num_classes: int) -> None:
     if selection not in get_args(Selection):
         raise UserError(f"unknown selection '{selection}'", remedy="Choose one of " + ", ".join(get_args(Selection)))
+    if selection == "foreground" and blend is not None:
+        raise UserError(
+            "'blend' is of no use with 'selection: foreground', in which no background map takes part",
+            where="localize.method",
+            remedy="Leave it out, or choose another selection",
+        )
     if (selection == "predefined") != bool(background_classes):
         raise UserError(
             "'background_classes' and 'selection: predefined' belong together",

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from weakseg.metrics.boundary import (
     BoundaryCounts,
+    BoundaryRule,
     SetBoundary,
     boundary_counts,
     boundary_scores,
@@ -84,6 +85,7 @@ METRICS: dict[str, Callable[[int], SetMetric]] = {
 __all__ = [
     "METRICS",
     "BoundaryCounts",
+    "BoundaryRule",
     "ConfusionCounts",
     "ConfusionMatrix",
     "ConfusionRatio",

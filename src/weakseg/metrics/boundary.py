@@ -32,6 +32,23 @@ Edges = NDArray[np.bool_]
 TOLERANCE = 0.02
 
 
+class BoundaryRule(NamedTuple):
+    """What the papers leave open, and what belongs to every number.
+
+    Attributes:
+        tolerance: How far apart a pair may be: a share of the diagonal, or pixels if it is 1 or more.
+        thin: Whether edges, which are two pixels wide, are thinned to one pixel first.
+    """
+
+    tolerance: float = TOLERANCE
+    thin: bool = True
+
+    def words(self) -> str:
+        """Such as ``at 0.02 of the diagonal, thinned``."""
+        unit = "pixels" if self.tolerance >= 1 else "of the diagonal"
+        return f"at {self.tolerance:g} {unit}, {'thinned' if self.thin else 'not thinned'}"
+
+
 class BoundaryCounts(NamedTuple):
     """Edge pixels; they may be added up over images before ``boundary_scores``.
 
@@ -172,7 +189,7 @@ class SetBoundary:
         """Add one image.
 
         Args:
-            prediction: (H, W) integers.
+            prediction: (H, W) integers; 255 names no class and differs from all, so its outline counts as predicted.
             truth: (H, W) integers, 255 where unknown.
 
         Raises:
@@ -188,19 +205,20 @@ class SetBoundary:
             edges = [each & known for each in edges]
         self.update_edges(*edges)
 
-    def update_edges(self, prediction: Edges, truth: Edges) -> None:
+    def update_edges(self, prediction: Labels, truth: Labels) -> None:
         """Add one image of which edges are given, such as the boundaries that SBD comes with.
 
         Args:
-            prediction: (H, W).
-            truth: (H, W).
+            prediction: (H, W), an edge where it is not 0.
+            truth: (H, W), likewise.
 
         Raises:
             ValueError: If the shapes differ.
         """
+        predicted, true = _array(prediction) != 0, _array(truth) != 0
         if self.thin:
-            prediction, truth = thinned(prediction), thinned(truth)
-        self.counts += torch.tensor(boundary_counts(prediction, truth, self.tolerance))
+            predicted, true = thinned(predicted), thinned(true)
+        self.counts += torch.tensor(boundary_counts(predicted, true, self.tolerance))
 
     def merge(self, others: Iterable["SetBoundary"]) -> None:
         """Add what other processes have counted."""

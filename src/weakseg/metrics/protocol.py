@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from weakseg.errors import UserError
+from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.iou import Absent, ConfusionMatrix
 from weakseg.registry import near_matches
 
@@ -91,6 +92,7 @@ class ProtocolResult:
         absent: Names of the classes left out of the mean.
         saliency: Where the saliency maps came from that training saw, such as ``folder:SaliencyMaps`` or the name of
             what made them; ``None`` if it saw none.
+        boundary: By which rule boundaries were compared, ``None`` if they were not.
         others: Other metrics by name, such as ``contour_f``; all but ``confusion_...`` are fractions.
 
     Raises:
@@ -107,6 +109,7 @@ class ProtocolResult:
     weights: str
     absent: tuple[str, ...] = ()
     saliency: str | None = None
+    boundary: BoundaryRule | None = None
     others: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,6 +133,7 @@ class ProtocolResult:
         others: Mapping[str, float] | None = None,
         absent: Absent = "skip",
         saliency: str | None = None,
+        boundary: BoundaryRule | None = None,
     ) -> "ProtocolResult":
         """Result of a confusion matrix over a whole set.
 
@@ -144,6 +148,7 @@ class ProtocolResult:
             others: Other metrics by name.
             absent: Which classes are left out, see ``iou_per_class``.
             saliency: See the class.
+            boundary: See the class.
 
         Raises:
             ValueError: If the number of names is not K.
@@ -158,21 +163,23 @@ class ProtocolResult:
             weights=weights,
             absent=tuple(class_names[value] for value in confusion.left_out(absent)),
             saliency=saliency,
+            boundary=boundary,
             others={name: _finite(value) for name, value in (others or {}).items()},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Value of the protocol's key in ``metrics.json``."""
         found = asdict(self)
-        others = found.pop("others")
-        return {"miou": found.pop("miou"), **others, **found, "absent": list(self.absent)}
+        others, boundary = found.pop("others"), None if self.boundary is None else self.boundary._asdict()
+        return {"miou": found.pop("miou"), **others, **found, "absent": list(self.absent), "boundary": boundary}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ProtocolResult":
         """Read what ``to_json`` gave."""
-        known = {name: value[name] for name in _RESERVED - {"absent", "saliency"}}
+        known = {name: value[name] for name in _RESERVED - {"absent", "saliency", "boundary"}}
         known |= {"flags": Flags(**value["flags"]), "absent": tuple(value.get("absent", ()))}
-        known |= {"saliency": value.get("saliency")}
+        rule = value.get("boundary")
+        known |= {"saliency": value.get("saliency"), "boundary": None if rule is None else BoundaryRule(**rule)}
         return cls(**known, others={name: other for name, other in value.items() if name not in _RESERVED})
 
 
@@ -207,7 +214,8 @@ def protocol_line(name: str, result: ProtocolResult) -> str:
     help_had = result.flags.words() or ["no flags"]
     absent = [f"absent classes left out: {len(result.absent)}"] if result.absent else []
     supervision = result.supervision + (f", saliency from {result.saliency}" if result.saliency else "")
-    facts = ", ".join([supervision, f"{result.images} images", *help_had, *absent])
+    boundary = [] if result.boundary is None else [f"boundaries {result.boundary.words()}"]
+    facts = ", ".join([supervision, f"{result.images} images", *help_had, *boundary, *absent])
     return f"{name} {', '.join(numbers)} ({facts}; {result.backbone}, weights {result.weights})"
 
 

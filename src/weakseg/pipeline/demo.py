@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from weakseg.data.catalog import SCENES
 from weakseg.data.scenes import write_scenes
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.run import RunResult, run
@@ -19,7 +20,7 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> RunResult:
         seed: Of the scenes and of the training.
         reporter: Receives messages and progress.
     """
-    scenes = folder / "scenes"
+    scenes = folder / SCENES
     with reporter.track("draw scenes", TRAIN + VAL) as bar:
         write_scenes(scenes, train=TRAIN, val=VAL, seed=seed, progress=lambda _done, _total: bar.advance())
     overrides = [f"data.root={json.dumps(str(scenes))}", f"run.folder={json.dumps(str(folder))}", f"seed={seed}"]

@@ -17,11 +17,14 @@ from weakseg.data.maps import LocalizationMaps
 from weakseg.errors import UserError
 from weakseg.metrics import (
     METRICS,
+    BoundaryRule,
     ConfusionMatrix,
     ConfusionRatio,
     Flags,
     ProtocolResult,
     SeedSweep,
+    SetBoundary,
+    SetMetric,
     SoftLocalization,
     protocol_name,
 )
@@ -33,6 +36,7 @@ from weakseg.refine.masks import at_image_size, pseudo_mask
 from weakseg.registry import near_matches
 
 SOFT = "soft"
+BOUNDARY = "boundary_f1"
 CONFUSION = "evaluate.confusion"
 
 
@@ -48,6 +52,7 @@ class Provenance:
         metrics: Names of the metrics measured beside the mIoU, keys of ``METRICS``, or ``"soft"`` (of seeds alone).
         confusion: Pairs of a class and what coincides with it whose confusion ratio is measured.
         saliency: Where the saliency maps came from, ``None`` if none were used.
+        boundary: By which rule boundaries are compared, where that is one of the metrics.
     """
 
     supervision: str
@@ -57,6 +62,7 @@ class Provenance:
     metrics: tuple[str, ...] = ()
     confusion: tuple[tuple[str, str], ...] = ()
     saliency: str | None = None
+    boundary: BoundaryRule = field(default_factory=BoundaryRule)
 
 
 @dataclass
@@ -145,7 +151,7 @@ class Evaluator:
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
         metrics = self.provenance.metrics
-        others = [METRICS[metric](len(names)) for metric in metrics if metric != SOFT]
+        others = [self._metric(metric, len(names)) for metric in metrics if metric != SOFT]
         soft = SoftLocalization(len(names)) if SOFT in metrics and maps is not None else None
         confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
         ids = masked_ids(dataset)
@@ -183,7 +189,12 @@ class Evaluator:
             others={name: value for found in values for name, value in found.items()},
             absent=self.provenance.absent,
             saliency=self.provenance.saliency,
+            boundary=self.provenance.boundary if BOUNDARY in metrics else None,
         )
+
+    def _metric(self, name: str, num_values: int) -> SetMetric:
+        rule = self.provenance.boundary
+        return SetBoundary(rule.tolerance, thin=rule.thin) if name == BOUNDARY else METRICS[name](num_values)
 
 
 def confusion_name(pair: tuple[str, str]) -> str:

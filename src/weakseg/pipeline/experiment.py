@@ -64,8 +64,6 @@ class Experiment:
         build.check_trainings(self._trainings(), len(self.train_set), recipe.run.devices)
         self.data = self._audited()
         self.saliency = self._computed_saliency() if self._makes_saliency else None
-        if self.saliency is None:
-            self._check_saliency()
 
     def resolved(self) -> Recipe:
         """The recipe with the options of method, refiners and saliency provider filled in."""
@@ -154,15 +152,6 @@ class Experiment:
             found["segment.train"] = self.recipe.segment.train
         return found
 
-    def _check_saliency(self) -> None:
-        for step in self.steps:
-            if step.kind.needs_saliency and not self.train_set.has(WeakLabel.SALIENCY):
-                raise UserError(
-                    f"refiner '{step.name}' needs saliency maps, and no image of {self.train_set.split} has one",
-                    where=self.train_set.root,
-                    remedy="Add them (saliency/ID.png, in a VOC tree SaliencyMaps/ID.png), or use 'power'",
-                )
-
     def _open(self, split: str) -> Dataset:
         dataset = open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)
         return WithSaliency(dataset, None) if self._makes_saliency else with_given_saliency(dataset, self.source)
@@ -183,7 +172,7 @@ class Experiment:
     def _audited(self) -> dict[str, str]:
         """Hashes of the data; the audit is repeated only when a file has changed."""
         allow_untagged = self.recipe.data.allow_untagged
-        needs = self.needs - {WeakLabel.SALIENCY} if self._makes_saliency else self.needs
+        needs = self.supervision - {WeakLabel.SALIENCY} if self._makes_saliency else self.supervision
         state = fingerprint(
             files=[dataset.stat_fingerprint() for dataset in self.datasets],
             needs=sorted(needs),

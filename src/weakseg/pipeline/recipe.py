@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from weakseg.errors import UserError
+from weakseg.metrics.boundary import TOLERANCE
 from weakseg.networks.norm import NormMode
 from weakseg.pipeline.options import Section, known_keys, recipe_error
 from weakseg.pipeline.overrides import override
@@ -168,6 +169,16 @@ class Segment(Choosing):
     predict: Predict = Predict()
 
 
+class Boundary(Section):
+    """How ``boundary_f1`` compares boundaries: at most how far apart, and whether as lines of one pixel.
+
+    ``tolerance`` is a share of the image's diagonal, or pixels if it is 1 or more.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = TOLERANCE
+    thin: bool = True
+
+
 class Evaluate(Section):
     """What is measured.
 
@@ -182,6 +193,7 @@ class Evaluate(Section):
     tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
     metrics: tuple[Literal["contour_f", "boundary_f1", "soft"], ...] = ()
+    boundary: Boundary = Boundary()
     confusion: tuple[tuple[str, str], ...] = ()
 
 

@@ -100,8 +100,10 @@ def _in_turn(experiment: Experiment, until: Until) -> Iterator[Stage]:
 
 
 def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
-    """Networks that cannot be built are found before the run folder is touched."""
+    """Networks and saliency providers that cannot be built are found before the run folder is touched."""
     names = {stage.name for stage in due}
+    if experiment.saliency is not None and SALIENCY in names and not experiment.saliency.complete():
+        experiment.source.provider()
     if names & {"localizer", "maps"}:
         _ = experiment.method
     for step in experiment.steps:

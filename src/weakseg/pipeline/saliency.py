@@ -1,20 +1,17 @@
 """Saliency maps that a provider makes: found again, or made in several processes, one image at a time."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from torch import Tensor
 
-from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset, file_hash
+from weakseg.data.files import remove_unfinished
 from weakseg.data.images import read_image, read_saliency
 from weakseg.data.pseudo import WithSaliency
 from weakseg.data.saliency.cache import folder_name, is_of, write_saliency
@@ -22,15 +19,15 @@ from weakseg.data.saliency.provider import FolderSaliency, SaliencyProvider
 from weakseg.data.saliency.quality import Flaw, flaw
 from weakseg.data.saliency.registry import saliency_class
 from weakseg.errors import UserError
-from weakseg.pipeline.checks import usual_splits
-from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.manifest import fingerprint
 from weakseg.pipeline.options import checked_options
+from weakseg.pipeline.processes import in_processes, one_thread
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import Named
-from weakseg.pipeline.shards import one_thread
 
 WHERE = "data.saliency"
+ABANDONED = 3600.0
+"""Seconds after which a file that is not finished belongs to a process that was killed."""
 
 
 @dataclass(frozen=True)
@@ -142,18 +139,20 @@ class SaliencyMaps:
     def fingerprint(self) -> str:
         """Hash of the provider, its options and the content of the maps that are there."""
         paths = [self.path(image_id) for image_id in self.dataset.ids]
-        content = [file_hash(path) if path.is_file() else None for path in paths]
+        content = [_hash(path) if path.is_file() else None for path in paths]
         return fingerprint(name=self.source.name, options=dict(self.source.options), maps=content)
 
     def make(self, workers: int, reporter: Reporter) -> int:
-        """Make those that are missing, and say which are of no use.
+        """Make those that are missing.
 
         Returns:
             The number of maps made.
 
         Raises:
-            UserError: If an image cannot be read, the provider lacks something, the disk is full or a process dies.
+            UserError: If an image cannot be read, the provider lacks something or fails, the disk is full or a process
+                dies.
         """
+        remove_unfinished(self.folder, older=ABANDONED)
         undone = self.missing()
         label = f"saliency {self.dataset.split}"
         with reporter.track(label, len(self.dataset), len(self.dataset) - len(undone)) as bar:
@@ -163,29 +162,39 @@ class SaliencyMaps:
             ]
             for _ in compute_all(jobs, self.source, workers=workers):
                 bar.advance()
-        for found, where, count in self.flaws():
-            more = f" (and {count - 1} more of {len(self.dataset)})" if count > 1 else ""
-            reporter.warn(f"{where}: {found.problem}{more}. Try another provider or other options.")
         return len(undone)
 
-    def flaws(self) -> list[tuple[Flaw, Path, int]]:
-        """What makes maps useless: each kind of flaw with the first file and the number of maps."""
+    def check(self, reporter: Reporter) -> int:
+        """Look at all maps, which must be there, and warn of each kind of flaw.
+
+        Returns:
+            The number of maps that are of no use.
+        """
         found: dict[str, tuple[Flaw, Path, int]] = {}
-        for image_id in self.dataset.ids:
-            saliency = read_saliency(self.path(image_id))
-            if (why := flaw(saliency, saliency.shape[-2:])) is not None:
-                first, where, count = found.get(why.check, (why, self.path(image_id), 0))
-                found[why.check] = (first, where, count + 1)
-        return list(found.values())
+        with reporter.track(f"check saliency {self.dataset.split}", len(self.dataset)) as bar:
+            for path in map(self.path, self.dataset.ids):
+                saliency = read_saliency(path)
+                if (why := flaw(saliency, saliency.shape[-2:])) is not None:
+                    first, where, count = found.get(why.check, (why, path, 0))
+                    found[why.check] = (first, where, count + 1)
+                bar.advance()
+        for first, where, count in found.values():
+            more = f" (and {count - 1} more of {len(self.dataset)})" if count > 1 else ""
+            reporter.warn(f"{where}: {first.problem}{more}. Try another provider or other options.")
+        return sum(count for _, _, count in found.values())
 
 
-def check_useful(maps: SaliencyMaps) -> None:
+def check_useful(maps: SaliencyMaps, useless: int) -> None:
     """See that at least one map can be learnt from.
+
+    Args:
+        maps: All that were made.
+        useless: How many of them are of no use.
 
     Raises:
         UserError: If none can.
     """
-    if sum(count for _, _, count in maps.flaws()) == len(maps.dataset):
+    if useless == len(maps.dataset):
         raise UserError(
             f"'{maps.source.name}' finds nothing salient in any image of {maps.dataset.split}",
             where=maps.folder,
@@ -216,12 +225,17 @@ def _hash_of(path: Path, _size: int, _changed: int) -> str:
     return file_hash(path)
 
 
+def _hash(path: Path) -> str:
+    """Hash of a file's content, which is read again only if its size or time of change is another one."""
+    stat = path.stat()
+    return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+
+
 def _image_hash(maps: SaliencyMaps, image_id: str) -> str:
     path = maps.dataset.paths(image_id).get("image")
     if path is None:
         raise UserError(f"there is no file for the image '{image_id}'", where=maps.dataset.root, remedy="Put it there")
-    stat = path.stat()
-    return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+    return _hash(path)
 
 
 @dataclass(frozen=True)
@@ -249,97 +263,78 @@ def compute_all(jobs: Sequence[Job], source: SaliencySource, *, workers: int) ->
     """
     if not jobs:
         return
-    provider = source.provider()  # here first: what a worker cannot build would only be seen to have died
+    maker = Maker(source)  # also if others do the work: they would all download the same weights at once
     if workers < 2 or len(jobs) < 2 * workers:
         for job in jobs:
             with one_thread():
-                _do(job, provider)
+                maker(job)
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(source,)) as pool:
+    del maker
+    yield from in_processes(
+        _work,
+        jobs,
+        processes=workers,
+        start=_start,
+        given=(source,),
+        what="a process that makes saliency maps",
+        remedy="Run again, with fewer workers if it recurs",
+    )
+
+
+class Maker:
+    """A provider that does jobs.
+
+    Args:
+        source: Names it.
+    """
+
+    def __init__(self, source: SaliencySource) -> None:
+        self.name, self.provider = source.name, source.provider()
+
+    def __call__(self, job: Job) -> None:
+        """Do one."""
+        image = read_image(job.image)
+        write_saliency(job.result, self._map(image, job.image), job.content)
+
+    def _map(self, image: Tensor, where: Path) -> Tensor:
         try:
-            for done in as_completed([pool.submit(_work, job) for job in jobs]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that makes saliency maps died; what was finished is kept",
-                remedy="Run again, with fewer workers if it recurs (in a script, guard it with __name__ == '__main__')",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+            saliency = self.provider(image)
+        except UserError:
+            raise
+        except Exception as error:  # whatever somebody else's network may raise
+            reason = next(iter(str(error).splitlines()), "")
+            what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+            raise self._failed(what, where) from error
+        if saliency.shape != image.shape[1:]:
+            size, expected = (" x ".join(map(str, shape)) for shape in (saliency.shape, image.shape[1:]))
+            raise self._failed(f"its map is {size} instead of {expected}", where)
+        if not saliency.isfinite().all():
+            raise self._failed("its map has values that are no numbers", where)
+        return saliency
+
+    def _failed(self, reason: str, where: Path) -> UserError:
+        return UserError(
+            f"the saliency provider '{self.name}' fails on it ({reason})",
+            where=where,
+            remedy=f"Choose another {WHERE}, or take the image out",
+        )
 
 
-def _do(job: Job, provider: SaliencyProvider) -> None:
-    image = read_image(job.image)
-    saliency = provider(image)
-    if saliency.shape != image.shape[1:]:
-        raise ValueError(f"a map of shape {tuple(saliency.shape)} for an image of {tuple(image.shape)}")
-    write_saliency(job.result, saliency, job.content)
-
-
-_provider: SaliencyProvider
+_source: SaliencySource
 
 
 def _start(source: SaliencySource) -> None:
-    global _provider
+    global _source
     torch.set_num_threads(1)
-    _provider = source.provider()
+    _source = source
+
+
+@cache
+def _maker() -> Maker:
+    """Of this process, made for its first job: what is raised before that, the pool only reports as a death."""
+    return Maker(_source)
 
 
 def _work(job: Job) -> None:
-    _do(job, _provider)
-
-
-def fill_saliency(
-    root: Path,
-    provider: str,
-    options: Sequence[str],
-    *,
-    kind: str,
-    splits: Sequence[str] | None,
-    workers: int | None,
-    reporter: Reporter,
-) -> tuple[Path, int]:
-    """Make the saliency maps of a data set without training anything.
-
-    Args:
-        root: Its folder.
-        provider: Name of one that makes maps.
-        options: Such as ``"superpixels=300"``.
-        kind: ``"auto"``, ``"folder"`` or ``"voc"``.
-        splits: Names of the splits; ``None`` takes train and, where there is one, val.
-        workers: Processes; ``None`` for one a core.
-        reporter: Receives warnings and progress.
-
-    Returns:
-        The folder of the maps and the number that had to be made.
-
-    Raises:
-        UserError: If provider, option, data or an image is wrong, or nothing can be written.
-    """
-    source = saliency_source(provider, _parsed(options))
-    if not source.computes:
-        raise UserError(
-            f"'{provider}' takes maps that are there already",
-            remedy="Choose a provider that makes them; see weakseg saliency --list",
-        )
-    datasets = [open_dataset(kind, root, split) for split in splits] if splits else usual_splits(root, kind)
-    folder = maps_folder(datasets[0], source, None)
-    processes = workers or choose_device("cpu", 1).cores
-    made = sum(SaliencyMaps(source, dataset, folder).make(processes, reporter) for dataset in datasets)
-    return folder, made
-
-
-def _parsed(options: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts, values as YAML reads them."""
-    found = {}
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"'--option {option}' has no value", remedy="Write --option key=value")
-        try:
-            found[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"'--option {option}' is not YAML", remedy="Quote the value") from error
-    return found
+    _maker()(job)

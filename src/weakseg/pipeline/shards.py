@@ -1,12 +1,9 @@
 """Refining many images at once: one process a core, or one a GPU that takes several images at a time."""
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Literal
@@ -17,8 +14,8 @@ from torch import Tensor, nn
 from weakseg.data.images import read_image, write_mask
 from weakseg.data.maps import LocalizationMaps, write_scores
 from weakseg.data.saliency.quality import read_usable
-from weakseg.errors import UserError
 from weakseg.pipeline.device import Device
+from weakseg.pipeline.processes import CONTEXT, in_processes, one_thread
 from weakseg.pipeline.steps import Weighted
 from weakseg.refine.masks import pseudo_mask
 from weakseg.refine.refiner import Chain, Refiner, TrainedRefiner
@@ -66,7 +63,7 @@ def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device:
         The number of images finished since the last time.
 
     Raises:
-        UserError: If an image cannot be read, the disk is full, or a process dies.
+        UserError: If weights or an image cannot be read, the disk is full, or a process dies.
     """
     size = GPU_BATCH if device.kind != "cpu" else 1
     groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
@@ -78,33 +75,18 @@ def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device:
                 worker(group)
             yield len(group)
         return
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = CONTEXT.Queue()
     for target in targets:
         queue.put(target)
-    with ProcessPoolExecutor(len(targets), mp_context=context, initializer=_start, initargs=(refining, queue)) as pool:
-        try:
-            for done in as_completed([pool.submit(_work, group) for group in groups]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a refining process died; what was finished is kept",
-                remedy="Run again, with --set run.workers=1 if it recurs (in a script, guard it with __name__ == "
-                "'__main__')",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Networks round differently with more threads, and what one process makes is to equal what several make."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    yield from in_processes(
+        _work,
+        groups,
+        processes=len(targets),
+        start=_start,
+        given=(refining, queue),
+        what="a refining process",
+        remedy="Run again, with --set run.workers=1 if it recurs",
+    )
 
 
 class Worker:
@@ -167,15 +149,22 @@ def _placed(refiner: Refiner, device: torch.device) -> Refiner:
     return refiner
 
 
-_worker: Worker
+_refining: Refining
+_device: torch.device
 
 
 def _start(refining: Refining, devices: "Queue[torch.device]") -> None:
-    global _worker
+    global _refining, _device
     os.environ["NUMBA_NUM_THREADS"] = "1"  # read when numba is imported, which only some refiners do
     torch.set_num_threads(1)
-    _worker = Worker(refining, devices.get())
+    _refining, _device = refining, devices.get()
+
+
+@cache
+def _worker() -> Worker:
+    """Of this process, made for its first job: what is raised before that, the pool only reports as a death."""
+    return Worker(_refining, _device)
 
 
 def _work(jobs: Sequence[Job]) -> int:
-    return _worker(jobs)
+    return _worker()(jobs)

@@ -14,6 +14,9 @@ from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Training
 from weakseg.refine.refiner import Refiner, TrainedRefiner, check_backgrounds
 from weakseg.refine.registry import refiner_class
 
+SIZES = ("resize", "scale", "area")
+"""Ways in which the size of training images may be drawn, of which a recipe says one."""
+
 
 class Learning(Section):
     """What a recipe may say of a trained refiner beside its options; ``start`` as for the segmenter."""
@@ -127,7 +130,13 @@ def _learning(kind: type[TrainedRefiner], given: Mapping[str, Any], where: str, 
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, those given in place of the defaults."""
-    both = {key: (defaults[key], given[key]) for key in given if key in defaults}
-    inner = {key: merged(old, new) for key, (old, new) in both.items() if isinstance(old, Mapping)}
-    return {**defaults, **given, **inner}
+    """Nested settings, those given in place of the defaults; a way to draw a size takes the place of any other."""
+    drawn = any(given.get(way) is not None for way in SIZES)
+    kept = {key: value for key, value in defaults.items() if not (drawn and key in SIZES)}
+    both = {key: (kept[key], given[key]) for key in given if key in kept}
+    inner = {
+        key: merged(old, new)
+        for key, (old, new) in both.items()
+        if isinstance(old, Mapping) and isinstance(new, Mapping)
+    }
+    return {**kept, **given, **inner}

@@ -15,7 +15,7 @@ from weakseg.data.pseudo import PseudoMasks, TeacherScores, WeaklyLabelled
 from weakseg.data.sample import WeakLabel
 from weakseg.data.transforms import AugmentedDataset, Transform
 from weakseg.methods.method import Views
-from weakseg.metrics import Flags, supervision_name
+from weakseg.metrics import BoundaryRule, Flags, supervision_name
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights, save_weights
 from weakseg.pipeline import build
 from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
@@ -57,7 +57,7 @@ class Work:
         maps = self.experiment.saliency
         assert maps is not None
         made = maps.make(self.recipe.run.workers or self.experiment.device.cores, self.reporter)
-        check_useful(maps)
+        check_useful(maps, maps.check(self.reporter))
         return made
 
     def train_localizer(self) -> int:
@@ -255,6 +255,7 @@ class Work:
             absent=self.recipe.evaluate.absent,
             metrics=self.recipe.evaluate.metrics,
             confusion=self.recipe.evaluate.confusion,
+            boundary=BoundaryRule(**self.recipe.evaluate.boundary.model_dump()),
         )
 
 

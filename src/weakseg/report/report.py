@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weakseg.data.files import write_text
+from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.protocol import RATIO
 from weakseg.report import charts, pictures
 from weakseg.report.pictures import CAPTIONS, Panel, percent, printable
@@ -28,7 +29,7 @@ FLAGS = {
 }
 NOT_RECORDED = "not recorded"
 _OF_EVERY_ENTRY = frozenset(
-    {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency"}
+    {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency", "boundary"}
 )
 
 
@@ -155,6 +156,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         *further,
         ("Supervision", _recorded(entry, "supervision").replace("+", " + ")),
         *([("Saliency maps", words(entry["saliency"]))] if entry.get("saliency") else []),
+        *([("Boundaries", BoundaryRule(**entry["boundary"]).words())] if entry.get("boundary") else []),
         ("Images", _recorded(entry, "images")),
         ("Classes in the mean", f"{counted} of {len(of_class)}" if of_class else NOT_RECORDED),
         ("Backbone", _recorded(entry, "backbone")),
