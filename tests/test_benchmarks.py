@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import eps, split_merge
+from benchmarks import eps, refiners, split_merge
 from benchmarks.timing import compare
 
 
@@ -87,3 +87,12 @@ def test_the_trends_of_splitting_and_merging_are_judged():
         "Table 1: A and B are less alike with every larger beta",
         "Table 2: soft recall of A and B together rises with beta",
     ]
+
+
+def test_wide_tables_are_shown_in_pieces_that_say_what_they_are_about():
+    rows = [{"operation": "walk", "height": 4, "width": 5, **{f"number{i}": i or None for i in range(8)}}]
+    pieces = refiners.shown(rows, "diffusion")
+    headers = [[str(column.header) for column in piece.columns] for piece in pieces]
+    assert [header[:3] for header in headers] == [["operation", "height", "width"]] * 2
+    assert [name for header in headers for name in header[3:]] == [f"number{i}" for i in range(8)]
+    assert [list(piece.columns[3].cells) for piece in pieces] == [[""], ["6"]]
