@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
 from weakseg.metrics.contour import ContourCounts, ContourScores, Void, contour_scores, disk
-from weakseg.metrics.iou import IGNORE, Labels
+from weakseg.metrics.iou import IGNORE, Labels, label_array
 
 Edges = NDArray[np.bool_]
 
@@ -76,7 +76,7 @@ def label_map_edges(labels: Labels) -> Edges:
     Returns:
         (H, W).
     """
-    values = _array(labels)
+    values = label_array(labels)
     edges = np.zeros(values.shape, dtype=bool)
     across, down = values[:, 1:] != values[:, :-1], values[1:] != values[:-1]
     edges[:, 1:] |= across
@@ -195,7 +195,7 @@ class SetBoundary:
         Raises:
             ValueError: If the shapes differ.
         """
-        predicted, true = _array(prediction), _array(truth)
+        predicted, true = label_array(prediction), label_array(truth)
         if predicted.shape != true.shape:
             raise ValueError(f"prediction {predicted.shape} and truth {true.shape} differ in shape")
         unknown = true == IGNORE
@@ -215,7 +215,7 @@ class SetBoundary:
         Raises:
             ValueError: If the shapes differ.
         """
-        predicted, true = _array(prediction) != 0, _array(truth) != 0
+        predicted, true = label_array(prediction) != 0, label_array(truth) != 0
         if self.thin:
             predicted, true = thinned(predicted), thinned(true)
         self.counts += torch.tensor(boundary_counts(predicted, true, self.tolerance))
@@ -284,7 +284,3 @@ def _largest_matching(sources: NDArray[Any], targets: NDArray[Any], left: int, r
     edges = (tails.astype(np.int32), heads.astype(np.int32))
     graph = csr_array((np.ones(len(tails), dtype=np.int32), edges), shape=(end + 1, end + 1))
     return int(maximum_flow(graph, start, end, method="dinic").flow_value)
-
-
-def _array(labels: Labels) -> NDArray[Any]:
-    return labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)

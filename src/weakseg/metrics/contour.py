@@ -10,7 +10,7 @@ one; the tolerance grows with the image. One outline is thickened and compared w
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weakseg.metrics.iou import IGNORE, Labels
+from weakseg.metrics.iou import IGNORE, Labels, label_array
 
 Void = Literal["background", "mask"]
 
@@ -60,7 +60,7 @@ def boundary_map(mask: Labels) -> NDArray[np.bool_]:
     Returns:
         (H, W).
     """
-    inside = _array(mask).astype(bool)
+    inside = label_array(mask).astype(bool)
     boundary = np.zeros_like(inside)
     boundary[:, :-1] |= inside[:, :-1] ^ inside[:, 1:]
     boundary[:-1] |= inside[:-1] ^ inside[1:]
@@ -96,11 +96,11 @@ def contour_counts(
     Raises:
         ValueError: If the shapes differ.
     """
-    predicted, true = _array(prediction).astype(bool), _array(truth).astype(bool)
+    predicted, true = label_array(prediction).astype(bool), label_array(truth).astype(bool)
     if predicted.shape != true.shape:
         raise ValueError(f"prediction {predicted.shape} and truth {true.shape} differ in shape")
     if void is not None:
-        kept = ~_array(void).astype(bool)
+        kept = ~label_array(void).astype(bool)
         predicted, true = predicted & kept, true & kept
     height, width = true.shape
     footprint = disk(tolerance_radius(height, width, bound))
@@ -165,7 +165,7 @@ class SetContour:
             prediction: (H, W) integers; values of no object class have no outline of their own.
             truth: (H, W) integers, 255 where unknown.
         """
-        predicted, true = _array(prediction), _array(truth)
+        predicted, true = label_array(prediction), label_array(truth)
         void = true == IGNORE if self.void == "mask" else None
         for value in np.union1d(predicted, true):
             if 1 <= value < self.num_classes:  # a class in neither adds nothing
@@ -197,7 +197,3 @@ def _dilate(boundary: NDArray[np.bool_], footprint: NDArray[np.uint8]) -> NDArra
     if not boundary.any():
         return boundary
     return cv2.dilate(boundary.astype(np.uint8), footprint).astype(bool)
-
-
-def _array(labels: Labels) -> NDArray[Any]:
-    return labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)

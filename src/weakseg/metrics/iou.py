@@ -10,6 +10,7 @@ missed its pixel: such pixels have a column of their own, the last one, so that 
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +20,11 @@ Absent = Literal["skip", "eps", "gt-only"]
 Labels = Tensor | NDArray[Any]
 
 _EPS = 1e-10
+
+
+def label_array(labels: Labels) -> NDArray[Any]:
+    """Labels as an array on the CPU."""
+    return labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
 
 
 def confusion_matrix(prediction: Labels, truth: Labels, num_classes: int, ignore: int = IGNORE) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.functional import relu
 
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
+from weakseg.networks.taken import taken_stages
 
 PSA_FROZEN = ("conv1a", "b2", "b2_1", "b2_2")
 """What PSA and its descendants do not train, for ``freeze``; with it goes ``batchnorm="frozen"``."""
@@ -222,7 +223,7 @@ class ResNet38(nn.Module):
         Returns:
             Stages (B, D_k, h_k, w_k), after the last feature map if that is wanted.
         """
-        taken = self._taken(indices)
+        taken = taken_stages(len(self.feature_info), indices)
         stages = []
         features: Tensor = self.conv1a(x)
         for name in self.unit_names:
@@ -239,7 +240,7 @@ class ResNet38(nn.Module):
         self, indices: int | Sequence[int], prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the classifier and what comes after the last stage that a decoder takes; returns the stages taken."""
-        taken = self._taken(indices)
+        taken = taken_stages(len(self.feature_info), indices)
         self.fc = nn.Identity()
         if max(taken) < len(TAPS):
             kept = self.unit_names.index(TAPS[max(taken)]) + 1
@@ -247,13 +248,6 @@ class ResNet38(nn.Module):
                 delattr(self, name)
             self.unit_names = self.unit_names[:kept]
         return taken
-
-    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Stages by their non-negative numbers."""
-        every = range(len(self.feature_info))
-        if indices is None or isinstance(indices, int):
-            return list(every[-(indices or len(every)) :])
-        return [every[index] for index in indices]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, 4096, h, w) to (B, num_classes), or to (B, 4096) before the classifier."""

@@ -22,6 +22,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
+from weakseg.networks.taken import taken_stages
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and number of 3x3 convolutions of conv1 to conv5."""
@@ -121,14 +122,14 @@ class VGG16(nn.Module):
             x = layer(x)
             if position in self.feature_ends:
                 stages.append(x)
-        chosen = [stages[index] for index in self._taken(indices)]
+        chosen = [stages[index] for index in taken_stages(len(self.feature_ends), indices)]
         return chosen if intermediates_only else (x, chosen)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int], prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what comes after the last stage that a decoder takes; returns the stages taken."""
-        taken = self._taken(indices)
+        taken = taken_stages(len(self.feature_ends), indices)
         self.features = self.features[: self.feature_ends[max(taken)] + 1]
         return taken
 
@@ -149,13 +150,6 @@ class VGG16(nn.Module):
         end = len(self.features) - 1
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{end}"})
         self.feature_ends.append(end)
-
-    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Stages by their non-negative numbers."""
-        every = range(len(self.feature_ends))
-        if indices is None or isinstance(indices, int):
-            return list(every[-(indices or len(every)) :])
-        return [every[index] for index in indices]
 
     def _initialize(self) -> None:
         """Without normalisation layers signals must neither grow nor fade on their way (He et al., ICCV 2015)."""
