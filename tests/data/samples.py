@@ -23,6 +23,8 @@ def square(height=90, width=120, top=20, left=40, side=40):
         saliency=inside[None].float(),
         mask=inside.to(torch.uint8) * 2,
         scores=torch.stack([~inside, inside]).half(),
+        objects=inside.int() * 300,
+        object_classes=torch.ones(300, dtype=torch.int64),
     )
 
 
@@ -37,6 +39,8 @@ def noise(height=60, width=80, seed=0):
         saliency=torch.rand(1, height, width, generator=generator),
         mask=torch.randint(0, 3, (height, width), generator=generator, dtype=torch.uint8),
         scores=torch.rand(4, height, width, generator=generator).half(),
+        objects=torch.randint(0, 1000, (height, width), generator=generator, dtype=torch.int32),
+        object_classes=torch.randint(0, 2, (999,), generator=generator),
     )
 
 

@@ -57,6 +57,9 @@ def test_labels_follow_the_image(transform, seed):
     assert ((sample.saliency[0] > 0.5) != white).sum() <= 4
     assert torch.equal(sample.scores[1] > 0.5, sample.saliency[0] > 0.5)
     assert sample.scores.dtype == torch.float16
+    assert torch.equal(sample.objects, labelled.int() * 300)
+    assert sample.objects.dtype == torch.int32
+    assert len(sample.object_classes) == 300
     rows, columns = white.any(1).nonzero().flatten(), white.any(0).nonzero().flatten()
     tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     assert sample.boxes[0].tolist() == pytest.approx([float(corner) for corner in tight], abs=1)
@@ -138,6 +141,7 @@ def test_crop_of_a_large_image_is_a_part_of_it():
     assert torch.equal(crop.mask, sample.mask[top : top + 32, left : left + 32])
     assert torch.equal(crop.saliency, sample.saliency[:, top : top + 32, left : left + 32])
     assert torch.equal(crop.scores, sample.scores[:, top : top + 32, left : left + 32])
+    assert torch.equal(crop.objects, sample.objects[top : top + 32, left : left + 32])
 
 
 @pytest.mark.parametrize("place", ["random", "centre", "corner"])

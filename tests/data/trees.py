@@ -1,5 +1,6 @@
 """Small data sets for the tests of this room."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,59 @@ def refusal(action, *parts) -> str:
     for part in parts:
         assert str(part) in line
     return line
+
+
+def box_tree(root: Path) -> Path:
+    """Images a, b, c, d of 48 x 40 pixels without any label."""
+    for name in "abcd":
+        put_image(root / "images" / f"{name}.jpg")
+    return root
+
+
+def coco_content() -> dict:
+    """Images a, b, c of 48 x 40 pixels, dog (number 18) before cat (17).
+
+    A large dog with a cat on it and a crowd of cats beside them in a, a cat in b, nothing in c.
+    """
+
+    def rectangle(x, y, width, height):
+        return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+    def entry(number, image, category, *box, **more):
+        shape = {"segmentation": rectangle(*box), "area": box[2] * box[3]}
+        return {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": list(box),
+            "iscrowd": 0,
+            **shape,
+            **more,
+        }
+
+    crowd = {"size": [40, 48], "counts": [30 * 40, 18 * 40]}  # columns from 30 on
+    return {
+        "images": [
+            {"id": number, "file_name": f"{name}.jpg", "width": 48, "height": 40}
+            for number, name in enumerate("abc", 7)
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
+        "annotations": [
+            entry(1, 7, 17, 10, 10, 5, 5),
+            entry(2, 8, 17, 0, 0, 20, 10),
+            entry(3, 7, 18, 4, 4, 30, 30),
+            entry(4, 7, 17, 30, 0, 18, 40, iscrowd=1, segmentation=crowd),
+        ],
+    }
+
+
+def put_json(path: Path, content: object) -> Path:
+    return put_text(path, json.dumps(content))
+
+
+def coco_tree(root: Path, json_file: str = "annotations/instances_train.json", images: str = "train") -> Path:
+    """The images and the JSON file of ``coco_content``."""
+    for name in "abc":
+        put_image(root / images / f"{name}.jpg")
+    put_json(root / json_file, coco_content())
+    return root

@@ -16,7 +16,8 @@ from weakseg.errors import UserError
 EXAMPLES = 5
 SOURCE = {
     WeakLabel.TAGS: "Add a tags.csv with a line 'image,tags' and below it a line an image, such as '001,cat dog'",
-    WeakLabel.BOXES: "Add PASCAL VOC annotations (Annotations/ID.xml, in a plain folder annotations/ID.xml)",
+    WeakLabel.BOXES: "Add PASCAL VOC annotations (Annotations/ID.xml, in a plain folder annotations/ID.xml), or in a "
+    "plain folder a boxes.csv, YOLO's labels/ID.txt or COCO's annotations.json",
     WeakLabel.SALIENCY: "Add saliency maps (SaliencyMaps/ID.png, in a plain folder saliency/ID.png), white for "
     "salient, or have them made (data.saliency: background-connectivity)",
     WeakLabel.MASKS: "Add masks (SegmentationClass/ID.png, in a plain folder masks/ID.png)",
@@ -155,6 +156,7 @@ def audit(
         findings.extend(_balance(dataset, table, required, training))
         findings.extend(_contradictions(dataset, seen))
     findings.extend(_leaks(datasets))
+    findings = list(dict.fromkeys(findings))  # a file about several splits is looked at with each of them
     findings.sort(key=lambda finding: finding.severity is not Severity.ERROR)  # stable: errors first
     return AuditReport(tuple(findings), tuple(rows), {dataset.split: len(dataset) for dataset in datasets})
 

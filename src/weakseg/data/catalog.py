@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from weakseg.data.coco import CocoDataset, looks_like_coco
 from weakseg.data.dataset import Dataset
 from weakseg.data.folder import FolderDataset
 from weakseg.data.voc import VOCDataset
@@ -13,7 +14,7 @@ from weakseg.registry import find
 SCENES = "scenes"
 """Name of the folder into which the demo draws its own."""
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"folder": FolderDataset, "voc": VOCDataset}
+DATASETS: dict[str, Callable[..., Dataset]] = {"folder": FolderDataset, "voc": VOCDataset, "coco": CocoDataset}
 
 
 def open_dataset(kind: str, root: str | Path, split: str | None = None, **options: Any) -> Dataset:  # noqa: ANN401
@@ -38,5 +39,7 @@ def open_dataset(kind: str, root: str | Path, split: str | None = None, **option
 
 
 def recognise(root: Path) -> str:
-    """The kind of data set in a folder: a tree like PASCAL VOC's, or images with a table."""
-    return "voc" if (root / "ImageSets").is_dir() and (root / "JPEGImages").is_dir() else "folder"
+    """The kind of data set in a folder: a tree like PASCAL VOC's, JSON files like COCO's, or images with a table."""
+    if (root / "ImageSets").is_dir() and (root / "JPEGImages").is_dir():
+        return "voc"
+    return "coco" if looks_like_coco(root) else "folder"

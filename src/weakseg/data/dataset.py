@@ -10,17 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weakseg.data.annotations import Box, read_annotation
+from weakseg.data.annotations import Annotation, Box, read_annotation
 from weakseg.data.classes import ClassList
 from weakseg.data.findings import Finding
-from weakseg.data.images import read_image, read_mask
+from weakseg.data.images import image_size, read_image, read_mask
+from weakseg.data.objects import Objects
 from weakseg.data.saliency.quality import read_usable
 from weakseg.data.sample import Sample, WeakLabel
 from weakseg.errors import UserError
 from weakseg.registry import near_matches
 
 BOX_SLACK = 1  # pixels that a box may reach outside its image, as when pixels were counted from 0; it is clipped
-CONTEXT = "context"
+CONTEXT, OBJECTS = "context", "objects"
+MEASURED = (CONTEXT, OBJECTS)  # kinds of files that nothing is trained with
 FILE_OF = {WeakLabel.BOXES: "annotation", WeakLabel.SALIENCY: "saliency", WeakLabel.MASKS: "mask"}
 
 
@@ -58,7 +60,19 @@ class Dataset(ABC):
 
     @abstractmethod
     def paths(self, image_id: str) -> dict[str, Path]:
-        """Files of an image that exist, by kind: image, mask, saliency, annotation, context."""
+        """Files of an image that exist, by kind: image, mask, saliency, annotation, context, objects.
+
+        A file may be about many images; ``tables`` names those that are.
+        """
+
+    @property
+    def tables(self) -> frozenset[Path]:
+        """Files about many images, whose content belongs to ``said`` instead of the files of an image."""
+        return frozenset()
+
+    def said(self, image_id: str) -> list[str]:
+        """What ``tables`` say about an image, its tags apart; for the fingerprint."""
+        return []
 
     def listing_findings(self) -> Iterable[Finding]:
         """What was odd when the split was listed, such as an image that is listed twice."""
@@ -82,14 +96,40 @@ class Dataset(ABC):
         names = self.tag_names(image_id)
         return None if names is None else tuple(sorted(self._class_indices(names, self.tags_file(image_id))))
 
+    def annotation(self, image_id: str) -> Annotation | None:
+        """What is known about the objects of the image, ``None`` if it has no annotation.
+
+        Raises:
+            UserError: If the annotation cannot be read at all.
+        """
+        path = self.paths(image_id).get("annotation")
+        return None if path is None else read_annotation(path)
+
     def boxes(self, image_id: str) -> tuple[Box, ...] | None:
-        """Boxes of the image, ``None`` if it has no annotation file; an annotation without objects gives ``()``.
+        """Boxes of the image, ``None`` if it has no annotation; an annotation without objects gives ``()``.
 
         Raises:
             UserError: If the annotation cannot be read.
         """
-        path = self.paths(image_id).get("annotation")
-        return None if path is None else read_annotation(path)
+        annotation = self.annotation(image_id)
+        return None if annotation is None else annotation.checked().boxes
+
+    def mask(self, image_id: str) -> Tensor | None:
+        """(H, W) uint8 true mask of the image, ``None`` if it has none.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        path = self.paths(image_id).get("mask")
+        return None if path is None else read_mask(path)
+
+    def objects(self, image_id: str) -> Objects | None:
+        """True objects of the image told apart, ``None`` if nothing tells them apart.
+
+        Raises:
+            UserError: If they cannot be read.
+        """
+        return None
 
     def sample(self, image_id: str) -> Sample:
         """An image with all its labels; a saliency map that is empty, constant or stretched is left out.
@@ -106,7 +146,7 @@ class Dataset(ABC):
         if "image" not in paths:
             raise UserError(f"there is no file for the image '{image_id}'", where=self.root, remedy="Put it there")
         image = read_image(paths["image"])
-        mask = read_mask(paths["mask"]) if "mask" in paths else None
+        mask = self.mask(image_id)
         if mask is not None and mask.shape != image.shape[1:]:
             raise size_error(paths["mask"], mask.shape, image.shape)
         saliency = read_usable(paths["saliency"], (image.shape[1], image.shape[2])) if "saliency" in paths else None
@@ -122,13 +162,14 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Hash of the content: classes, ids, tags, and every byte of the files of this split.
 
-        Context labels are left out, with which nothing is trained; see ``context_fingerprint``.
+        Context labels and objects told apart are left out, with which nothing is trained; see ``context_fingerprint``
+        and ``objects_fingerprint``.
 
         Raises:
             UserError: If a file cannot be read.
         """
-        tags = [[image_id, self.tag_names(image_id)] for image_id in self.ids]
-        files = self._files(lambda kind: kind != CONTEXT)
+        tags = [[image_id, self.tag_names(image_id), *self.said(image_id)] for image_id in self.ids]
+        files = self._files(lambda kind: kind not in MEASURED)
         return self._hash([[list(self.classes.names), tags], *([name, file_hash(path)] for name, path in files)])
 
     def context_fingerprint(self) -> str:
@@ -140,9 +181,21 @@ class Dataset(ABC):
         files = self._files(lambda kind: kind == CONTEXT)
         return self._hash([self.context_classes, *([name, file_hash(path)] for name, path in files)])
 
+    def objects_fingerprint(self) -> str:
+        """Hash of what tells the objects of this split apart, the masks included.
+
+        Raises:
+            UserError: If a file cannot be read.
+        """
+        files = self._files(lambda kind: kind in (OBJECTS, "mask"))
+        said = [self.said(image_id) for image_id in self.ids]
+        return self._hash([list(self.classes.names), said, *([name, file_hash(path)] for name, path in files)])
+
     def stat_fingerprint(self) -> str:
         """Like ``fingerprint``, of sizes and times of change instead of content; quick, but a copied tree differs."""
-        stats = ((name, path.stat()) for name, path in self._files(lambda _: True, self.tags_file))
+        files = self._files(lambda _: True, self.tags_file)
+        files += sorted((self._name(path), path) for path in self.tables)
+        stats = ((name, path.stat()) for name, path in dict(files).items())
         lines = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
         return self._hash([[list(self.classes.names), self.context_classes, list(self.ids)], *lines])
 
@@ -151,6 +204,7 @@ class Dataset(ABC):
         found = (file for image_id in self.ids for file in self.paths(image_id).items())
         used = {path for kind, path in found if wanted(kind)}
         used |= {other(image_id) for image_id in self.ids for other in others}
+        used -= self.tables
         return sorted((self._name(path), path) for path in used if path.is_file())
 
     def _name(self, path: Path) -> str:
@@ -185,6 +239,15 @@ class Dataset(ABC):
         vector = torch.zeros(len(self.classes), dtype=torch.bool)
         vector[list(tags)] = True
         return vector
+
+    def box_tensors(self, image_id: str) -> tuple[Tensor, Tensor] | None:
+        """(n, 4) float32 boxes, clipped to the image, and (n,) int64 classes; ``None`` if the image has no annotation.
+
+        Raises:
+            UserError: If the annotation cannot be read, or a class is unknown.
+        """
+        boxes, classes = self._box_tensors(image_id, *image_size(self.paths(image_id)["image"]))
+        return None if boxes is None or classes is None else (boxes, classes)
 
     def _box_tensors(self, image_id: str, height: int, width: int) -> tuple[Tensor | None, Tensor | None]:
         boxes = self.boxes(image_id)

@@ -1,11 +1,12 @@
-"""A folder of images with a table of tags: the simplest thing a user can bring.
+"""A folder of images with a table of tags or with boxes: the simplest thing a user can bring.
 
 ::
 
     root/images/001.jpg  root/images/cats/002.png ...   (or the images in root itself)
-    root/tags.csv                                       image,tags[,split]
-    root/classes.txt                                    optional; else all tags, sorted
-    root/masks/001.png  root/saliency/001.png  root/annotations/001.xml          optional
+    root/tags.csv                                       image,tags[,split]; without it tags are the classes of boxes
+    root/classes.txt                                    optional; else the list of YOLO or COCO, else all tags, sorted
+    root/masks/001.png  root/saliency/001.png                                    optional
+    root/boxes.csv, root/labels/001.txt, root/annotations.json or root/annotations/001.xml     optional, one of them
     root/context/001.png  root/context_classes.txt                               optional, for measuring
     root/splits/train.txt  root/splits/val.txt                                   optional
 """
@@ -14,6 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from weakseg.data.annotations import Annotation
+from weakseg.data.box_sources import box_findings, find_boxes
 from weakseg.data.classes import ClassList
 from weakseg.data.dataset import Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
@@ -22,11 +25,11 @@ from weakseg.data.saliency.cache import FOLDER_PREFIX
 from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_context_classes, read_ids, read_tags
 from weakseg.errors import UserError
 
-LABEL_FOLDERS = ("masks", "saliency", "annotations", "context", "splits")
+LABEL_FOLDERS = ("masks", "saliency", "annotations", "labels", "context", "splits")
 
 
 class FolderDataset(Dataset):
-    """Images in a folder, tags in ``tags.csv``.
+    """Images in a folder, tags in ``tags.csv``, or else those of the boxes.
 
     The splits are those of the table's column ``split`` (an empty cell means train); else those of ``splits/*.txt``;
     else all images and all rows of the table are ``train``.
@@ -37,7 +40,8 @@ class FolderDataset(Dataset):
         classes: Names of the classes, instead of ``classes.txt`` or the tags that occur.
 
     Raises:
-        UserError: If the folder has no images, no table and no other way to know the classes, or no such split.
+        UserError: If the folder has no images, no table and no other way to know the classes, no such split, or boxes
+            in two places.
     """
 
     def __init__(self, root: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> None:
@@ -48,19 +52,23 @@ class FolderDataset(Dataset):
         self._images = _images_below(self.image_folder, skip=() if self.image_folder != root else LABEL_FOLDERS)
         named = _named_classes(root, classes)
         self._rows = read_tags(self.table, named.names if named else ()) if self.table.is_file() else ()
-        self.classes = named or self._classes_from_tags()
+        self.source = find_boxes(root, named.names if named else None)
+        self.classes = named or self._classes_from_labels()
         self.context_classes = read_context_classes(root / "context_classes.txt")
-        self._tags = {row.id: row.names for row in reversed(self._rows)}
+        self._tags: dict[str, tuple[str, ...] | None] = {row.id: row.names for row in reversed(self._rows)}
         self._listing = self._listed()
         self.ids = unique(self._listing)
 
     def tag_names(self, image_id: str) -> tuple[str, ...] | None:
-        """Tags of the image's first row."""
+        """Tags of the image's first row; without a table those of its boxes."""
+        if self._boxes_say and image_id not in self._tags:
+            annotation = self.annotation(image_id)
+            self._tags[image_id] = None if annotation is None else annotation.checked().tag_names
         return self._tags.get(image_id)
 
     def tags_file(self, image_id: str) -> Path:
-        """The table."""
-        return self.table
+        """The table, or else the file with the image's boxes."""
+        return self.table if self.source is None or not self._boxes_say else self.source.file(image_id)
 
     def paths(self, image_id: str) -> dict[str, Path]:
         """Files of an image that exist."""
@@ -68,12 +76,27 @@ class FolderDataset(Dataset):
         return image | existing(
             mask=self.root / "masks" / f"{image_id}.png",
             saliency=self.root / "saliency" / f"{image_id}.png",
-            annotation=self.root / "annotations" / f"{image_id}.xml",
             context=self.root / "context" / f"{image_id}.png",
+            **self._box_file(image_id),
         )
 
+    @property
+    def tables(self) -> frozenset[Path]:
+        """The file with the boxes of all images, if there is one."""
+        return frozenset(() if self.source is None or self.source.table is None else (self.source.table,))
+
+    def said(self, image_id: str) -> list[str]:
+        """Boxes, where one file has those of all images."""
+        boxes = self.boxes(image_id) if self.tables else None
+        return [] if boxes is None else [repr([(box.name, box.corners) for box in boxes])]
+
+    def annotation(self, image_id: str) -> Annotation | None:
+        """What is known about the objects of the image, from whichever file has boxes."""
+        image = self._images.get(image_id, [None])[0]
+        return None if self.source is None else self.source.annotation(image_id, image)
+
     def listing_findings(self) -> Iterator[Finding]:
-        """Images listed twice, two files of one name, and images that the table leaves out."""
+        """Images listed twice, two files of one name, images that the table leaves out, boxes without an image."""
         yield from repeated_findings(self._listing, self._list_file())
         yield from contradicting_rows(self._rows, self.ids, self.table)
         for image_id in self.ids:
@@ -88,9 +111,21 @@ class FolderDataset(Dataset):
                 if image_id not in rows:
                     what = "is in no split: tags.csv has a column split but no row for it"
                     yield Finding(Severity.WARNING, "unlisted", str(files[0]), what, "Add a row, or move it elsewhere")
+        if self.source is not None:
+            yield from box_findings(self.source, self.ids, self._images)
 
-    def _classes_from_tags(self) -> ClassList:
-        names = sorted({name for row in self._rows for name in row.names})
+    @property
+    def _boxes_say(self) -> bool:
+        """Whether tags come from boxes."""
+        return self.source is not None and not self.table.is_file()
+
+    def _box_file(self, image_id: str) -> dict[str, Path]:
+        known = self.source is not None and (self.source.table is None or image_id in self.source.mentions())
+        return {"annotation": self.source.file(image_id)} if self.source is not None and known else {}
+
+    def _classes_from_labels(self) -> ClassList:
+        listed = () if self.source is None else self.source.class_names()
+        names = listed if self._boxes_say else sorted({name for row in self._rows for name in row.names})
         if names:
             return ClassList(tuple(names))
         what = "has no tags" if self.table.is_file() else "is missing, so that no classes are known"

@@ -1,4 +1,4 @@
-"""Moving a sample: mask, saliency map, scores, validity and boxes follow the image."""
+"""Moving a sample: mask, objects, saliency map, scores, validity and boxes follow the image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -51,7 +51,7 @@ class Span:
 
 
 def resize(sample: Sample, height: int, width: int, interpolation: str = "bicubic", antialias: bool = True) -> Sample:
-    """To another size; the mask by nearest neighbour, saliency map and scores like the image.
+    """To another size; mask and objects by nearest neighbour, saliency map and scores like the image.
 
     Args:
         sample: Image uint8, or float.
@@ -70,7 +70,8 @@ def resize(sample: Sample, height: int, width: int, interpolation: str = "bicubi
         return tv.resize(tensor, [height, width], interpolation=mode, antialias=antialias)  # type: ignore[no-any-return]
 
     def hard(tensor: Tensor) -> Tensor:
-        moved = tv.resize(tensor.to(torch.uint8), [height, width], interpolation=InterpolationMode.NEAREST_EXACT)
+        given = tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor
+        moved = tv.resize(given, [height, width], interpolation=InterpolationMode.NEAREST_EXACT)
         return moved.to(tensor.dtype)  # type: ignore[no-any-return]
 
     return _moved(sample, smooth, hard, lambda boxes: boxes * factors)
@@ -113,7 +114,7 @@ def place(
         rows: Which rows go where.
         columns: Which columns go where.
         fill: (3,) colour of the padding, in the image's own units.
-        mask_fill: Mask value of the padding; that of saliency map and scores is 0.
+        mask_fill: Mask value of the padding; that of saliency map, scores and objects is 0.
     """
     view = View.of(sample)
 
@@ -131,6 +132,8 @@ def place(
         image=image,
         saliency=None if view.saliency is None else pasted(view.saliency, 0),
         mask=None if view.mask is None else pasted(view.mask, mask_fill),
+        second=None if view.second is None else pasted(view.second, mask_fill),
+        objects=None if view.objects is None else pasted(view.objects, 0),
         scores=None if view.scores is None else pasted(view.scores, 0),
         valid=pasted(valid, False),
     )
@@ -156,6 +159,8 @@ def _moved(
         image=smooth(sample.image),
         saliency=None if sample.saliency is None else smooth(sample.saliency).clamp(0, 1),
         mask=None if sample.mask is None else hard(sample.mask[None])[0],
+        second=None if sample.second is None else hard(sample.second[None])[0],
+        objects=None if sample.objects is None else hard(sample.objects[None])[0],
         scores=None if sample.scores is None else smooth(sample.scores).clamp(0, 1),
     )
     if isinstance(moved, View) and moved.valid is not None:

@@ -16,6 +16,7 @@ from weakseg.data.sample import IGNORE, WeakLabel
 from weakseg.errors import UserError
 
 SMALL = 32  # pixels; a network of stride 32 sees one position
+ROUNDING = 0.05  # pixels; what is left over of a box at the border where a file has few digits
 
 
 @dataclass
@@ -73,8 +74,10 @@ def inspect(dataset: Dataset, image_id: str, *, untagged: Severity, allow_untagg
             seen.findings.extend(check)
         except UserError as error:
             seen.findings.append(Finding.of(error, "unreadable"))
-    first = {(finding.where, finding.problem): finding for finding in reversed(seen.findings)}
-    seen.findings = list(reversed(first.values()))  # tags taken from boxes repeat what is wrong with these
+    first: dict[tuple[str, str], Finding] = {}
+    for finding in seen.findings:  # tags taken from boxes repeat what is wrong with these
+        first.setdefault((finding.where, finding.problem), finding)
+    seen.findings = list(first.values())
     return seen
 
 
@@ -106,7 +109,9 @@ def _check_mask(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> I
     if (path := paths.get("mask")) is None:
         return
     seen.kinds.add(WeakLabel.MASKS)
-    mask = read_mask(path)
+    mask = dataset.mask(seen.image_id)
+    if mask is None:
+        return
     yield from _check_size(seen, path, mask.shape)
     values = set(np.unique(mask.numpy()).tolist())
     strange = sorted(values - {*range(len(dataset.classes) + 1), IGNORE})
@@ -139,39 +144,54 @@ def _check_size(seen: Inspection, path: Path, shape: tuple[int, ...]) -> Iterato
 
 
 def _check_boxes(seen: Inspection, dataset: Dataset, paths: dict[str, Path]) -> Iterator[Finding]:
-    boxes = dataset.boxes(seen.image_id)
-    if boxes is None:
+    annotation = dataset.annotation(seen.image_id)
+    if annotation is None:
         return
     seen.kinds.add(WeakLabel.BOXES)
-    where = paths["annotation"]
-    for box, count in Counter(boxes).items():
+    path = paths["annotation"]
+    yield from (Finding.of(flaw, "unreadable") for flaw in annotation.flaws)
+    if annotation.size is not None and seen.size not in (None, annotation.size):
+        yield Finding.of(_other_size(seen, path, annotation.size), "size")
+    for box, count in Counter(annotation.boxes).items():
+        where = f"{path}, {box.place}" if box.place else str(path)
         seen.boxes[box.name] += count
-        yield from _check_name(dataset, box.name, where, seen.image_id)
+        yield from _check_name(dataset, box.name, path, seen.image_id)
         if count > 1:
             what = f"{_described(box)} stands there {count} times"
-            yield Finding(Severity.WARNING, "box", str(where), what, "Remove the repetitions")
+            yield Finding(Severity.WARNING, "box", where, what, "Remove the repetitions")
         yield from _check_corners(seen, box, where)
 
 
-def _check_corners(seen: Inspection, box: Box, where: Path) -> Iterator[Finding]:
+def _other_size(seen: Inspection, path: Path, size: tuple[int, int]) -> UserError:
+    height, width = seen.size or size
+    return UserError(
+        f"says that the image '{seen.image_id}' is {size[1]} x {size[0]} pixels, it is {width} x {height}",
+        where=path,
+        remedy="Put the image there that was annotated (it may have been resized, or be turned by its EXIF data), or "
+        "correct size and boxes",
+    )
+
+
+def _check_corners(seen: Inspection, box: Box, where: str) -> Iterator[Finding]:
     x1, y1, x2, y2 = box.corners
     if x2 <= x1 or y2 <= y1:
-        what = f"{_described(box)} has no area"
-        yield Finding(Severity.ERROR, "box", str(where), what, "Correct or remove it (xmin <= xmax, ymin <= ymax)")
+        remedy = f"Correct or remove it ({box.notation.has_area})"
+        yield Finding(Severity.ERROR, "box", where, f"{_described(box)} has no area", remedy)
     elif seen.size is not None:
         height, width = seen.size
         beyond = max(-x1, -y1, x2 - width, y2 - height)
-        if beyond > 0:
-            what = f"{_described(box)} reaches {beyond:g} pixels outside the image of {width} x {height} pixels"
+        if beyond > ROUNDING:
+            what = f"{_described(box)} reaches {beyond:.4g} pixels outside the image of {width} x {height} pixels"
             severity = Severity.WARNING if beyond <= BOX_SLACK else Severity.ERROR
-            remedy = "Correct it: pixels are counted from 1; check that image and annotation belong together"
-            yield Finding(severity, "box", str(where), what, remedy)
+            remedy = f"Correct it: {box.notation.counting}; check that image and boxes belong together"
+            yield Finding(severity, "box", where, what, remedy)
 
 
 def _check_tags(seen: Inspection, dataset: Dataset, untagged: Severity, allow_untagged: bool) -> Iterator[Finding]:
     names, file = dataset.tag_names(seen.image_id), dataset.tags_file(seen.image_id)
     if names is None:
-        remedy = "Add a row with its tags to the table" if file.suffix == ".csv" else "Add it, or a tags.csv"
+        addition = "a row with its tags to the table" if file.name == "tags.csv" else "its boxes there, or a tags.csv"
+        remedy = f"Add {addition if file.is_file() else 'it, or a tags.csv'}"
         yield Finding(untagged, "tags", str(file), f"nothing says what the image '{seen.image_id}' shows", remedy)
         return
     seen.kinds.add(WeakLabel.TAGS)
@@ -200,7 +220,7 @@ def _check_name(dataset: Dataset, name: str, where: Path, image_id: str) -> Iter
 
 def _described(box: Box) -> str:
     x1, y1, x2, y2 = box.corners
-    return f"the box of '{box.name}' (xmin {x1 + 1:g}, ymin {y1 + 1:g}, xmax {x2:g}, ymax {y2:g})"
+    return f"the box of '{box.name}' ({box.written or f'x1 {x1:g}, y1 {y1:g}, x2 {x2:g}, y2 {y2:g}'})"
 
 
 def _listed(names: Iterator[str] | list[str], most: int = 8) -> str:

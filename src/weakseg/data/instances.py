@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weakseg.data.files import write_bytes, write_json
 from weakseg.errors import UserError
+from weakseg.ops.instances import instance_masks, mask_boxes, numbered
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,24 @@ class Instances:
     scores: Tensor
     masks: Tensor
 
+    @classmethod
+    def in_boxes(cls, mask: Tensor, boxes: Tensor, box_classes: Tensor, *, any_class: bool = False) -> "Instances":
+        """What a label map shows in each box, see ``instance_masks``; boxes without such a pixel are left out.
+
+        Args:
+            mask: (H, W) integers, 0 background, class + 1, 255 ignore.
+            boxes: (n, 4) x1 y1 x2 y2 in pixels, upper bounds exclusive.
+            box_classes: (n,) int64.
+            any_class: Take all foreground, whatever its class.
+
+        Returns:
+            Objects of score 1: the boxes are known.
+        """
+        masks = instance_masks(mask, boxes, box_classes, any_class=any_class)
+        shown = masks.flatten(1).any(1) if len(masks) else torch.zeros(0, dtype=torch.bool, device=masks.device)
+        classes = box_classes.to(masks.device)[shown]
+        return cls(classes, torch.ones(len(classes), device=masks.device), masks[shown])
+
     def save(self, path: Path, names: Sequence[str]) -> None:
         """Write ``path`` (JSON: number, class, score, box and area of each object) and beside it a PNG of the numbers.
 
@@ -36,12 +55,11 @@ class Instances:
             path: Ends in ``.json``; it appears after the PNG.
             names: Of the C classes.
         """
-        numbers = torch.arange(1, len(self.masks) + 1)[:, None, None]
-        picture = (self.masks.cpu() * numbers).sum(0).numpy().astype(np.uint16)
+        picture = numbered(self.masks).cpu().numpy().astype(np.uint16)
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
         write_bytes(path.with_suffix(".png"), buffer.getvalue())
-        write_json(path, [self._entry(index, names) for index in range(len(self.masks))])
+        write_json(path, self._entries(names))
 
     @classmethod
     def load(cls, path: Path, names: Sequence[str]) -> "Instances":
@@ -50,29 +68,53 @@ class Instances:
         Raises:
             UserError: If one of the two files is missing or damaged.
         """
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            with Image.open(path.with_suffix(".png")) as picture:
-                numbers = torch.from_numpy(np.asarray(picture).astype(np.int64))
-            classes = [names.index(entry["class"]) for entry in entries]
-            scores = [float(entry["score"]) for entry in entries]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                "cannot read the instances", where=path, remedy=f"Remove the folder {path.parent.name} and run again"
-            ) from error
-        masks = numbers == torch.arange(1, len(entries) + 1)[:, None, None]
-        return cls(torch.tensor(classes, dtype=torch.int64), torch.tensor(scores), masks)
+        numbers, classes, scores = _read(path, names)
+        return cls(classes, scores, numbers == torch.arange(1, len(classes) + 1)[:, None, None])
 
-    def _entry(self, index: int, names: Sequence[str]) -> dict[str, object]:
-        mask = self.masks[index]
-        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-        box = [0, 0, 0, 0]
-        if len(rows):
-            box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        return {
-            "number": index + 1,
-            "class": names[int(self.classes[index])],
-            "score": round(float(self.scores[index]), 6),
-            "box": box,
-            "area": int(mask.sum()),
-        }
+    def _entries(self, names: Sequence[str]) -> list[dict[str, object]]:
+        boxes, areas = mask_boxes(self.masks), self.masks.sum((1, 2))
+        return [
+            {
+                "number": index + 1,
+                "class": names[int(self.classes[index])],
+                "score": round(float(self.scores[index]), 6),
+                "box": [int(corner) for corner in box],
+                "area": int(area),
+            }
+            for index, (box, area) in enumerate(zip(boxes.tolist(), areas.tolist(), strict=True))
+        ]
+
+
+def read_numbers(path: Path, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What ``Instances.save`` wrote, as a map; objects of score 0, in which nobody believes, are left out of it.
+
+    Args:
+        path: Ends in ``.json``.
+        names: Of the C classes.
+
+    Returns:
+        (H, W) int32 numbers of objects, 0 where none is, and (n,) int64 class of object i + 1.
+
+    Raises:
+        UserError: If one of the two files is missing or damaged.
+    """
+    numbers, classes, scores = _read(path, names)
+    kept = torch.arange(1, len(classes) + 1, dtype=torch.int32) * (scores > 0)
+    return torch.cat((torch.zeros(1, dtype=torch.int32), kept))[numbers.long()], classes
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """(H, W) int32 numbers, (n,) classes and (n,) scores."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        with Image.open(path.with_suffix(".png")) as picture:
+            numbers = torch.from_numpy(np.asarray(picture).astype(np.int32))
+        classes = [names.index(entry["class"]) for entry in entries]
+        scores = [float(entry["score"]) for entry in entries]
+        if numbers.ndim != 2 or numbers.max() > len(entries):
+            raise ValueError("more objects in the picture than in the list")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "cannot read the instances", where=path, remedy=f"Remove the folder {path.parent.name} and run again"
+        ) from error
+    return numbers, torch.tensor(classes, dtype=torch.int64), torch.tensor(scores)

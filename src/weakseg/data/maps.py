@@ -26,6 +26,9 @@ class LocalizationMaps:
         background: (h, w) float32 in [0, 1], or ``None`` where nothing has said yet what background is.
         features: (D, h', w') float32, for refiners that compare pixels, or ``None``.
         saliency: (H, W) float32 in [0, 1] of the image, for refiners that ask for it, or ``None``; never in the file.
+        boxes: (n, 4) float32, x1 y1 x2 y2 in pixels of the image, upper bounds exclusive, for refiners that ask for
+            them, or ``None``; never in the file.
+        box_classes: (n,) int64, in [0, C), with the boxes.
     """
 
     classes: Tensor
@@ -34,6 +37,8 @@ class LocalizationMaps:
     background: Tensor | None = None
     features: Tensor | None = None
     saliency: Tensor | None = None
+    boxes: Tensor | None = None
+    box_classes: Tensor | None = None
 
     def with_scores(self, scores: Tensor, background: Tensor | None) -> "LocalizationMaps":
         """The same classes with other maps."""
@@ -52,6 +57,8 @@ class LocalizationMaps:
             background=move(self.background),
             features=move(self.features),
             saliency=move(self.saliency),
+            boxes=move(self.boxes),
+            box_classes=move(self.box_classes),
         )
 
     def save(self, path: Path) -> None:

@@ -4,10 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from weakseg.data.dataset import FILE_OF, Dataset, existing
+from torch import Tensor
+
+from weakseg.data.annotations import Annotation
+from weakseg.data.dataset import FILE_OF, OBJECTS, Dataset, existing, size_error
 from weakseg.data.findings import Finding
+from weakseg.data.images import read_mask
+from weakseg.data.instances import read_numbers
 from weakseg.data.maps import read_scores
-from weakseg.data.sample import Sample, WeakLabel
+from weakseg.data.objects import Objects
+from weakseg.data.sample import IGNORE, Sample, WeakLabel
 
 
 class _Restricted(Dataset):
@@ -25,6 +31,22 @@ class _Restricted(Dataset):
 
     def paths(self, image_id: str) -> dict[str, Path]:
         return self.dataset.paths(image_id)
+
+    @property
+    def tables(self) -> frozenset[Path]:
+        return self.dataset.tables
+
+    def said(self, image_id: str) -> list[str]:
+        return self.dataset.said(image_id)
+
+    def annotation(self, image_id: str) -> Annotation | None:
+        return self.dataset.annotation(image_id) if "annotation" in self.paths(image_id) else None
+
+    def mask(self, image_id: str) -> Tensor | None:
+        return self.dataset.mask(image_id) if "mask" in self.paths(image_id) else None
+
+    def objects(self, image_id: str) -> Objects | None:
+        return self.dataset.objects(image_id) if OBJECTS in self.paths(image_id) else None
 
 
 class WithSaliency(_Restricted):
@@ -82,19 +104,51 @@ class PseudoMasks(_Restricted):
     Args:
         dataset: Where the images come from.
         mask: Id of an image to the file of its pseudo-mask.
+        second: Id of an image to the file of its other pseudo-mask, if there are two.
+        agreed: Ignore the pixels on which the two differ.
+        truly_labelled: Ids of images whose true masks take the place of both.
     """
 
-    def __init__(self, dataset: Dataset, mask: Callable[[str], Path]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        mask: Callable[[str], Path],
+        second: Callable[[str], Path] | None = None,
+        *,
+        agreed: bool = False,
+        truly_labelled: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(dataset)
-        self.mask = mask
+        self.first, self.second, self.agreed, self.truly_labelled = mask, second, agreed, truly_labelled
 
     def tag_names(self, image_id: str) -> tuple[str, ...] | None:
         """None: the segmenter learns from masks alone."""
         return None
 
     def paths(self, image_id: str) -> dict[str, Path]:
-        """The image and its pseudo-mask."""
-        return {"image": super().paths(image_id)["image"], "mask": self.mask(image_id)}
+        """The image and its pseudo-mask, or its true one."""
+        known = super().paths(image_id)
+        true = image_id in self.truly_labelled
+        return {"image": known["image"], "mask": known["mask"] if true else self.first(image_id)}
+
+    def mask(self, image_id: str) -> Tensor | None:
+        """Its pseudo-mask, or its true one."""
+        true = image_id in self.truly_labelled
+        return self.dataset.mask(image_id) if true else read_mask(self.first(image_id))
+
+    def sample(self, image_id: str) -> Sample:
+        """The image with its mask, and the other one if there is one.
+
+        Raises:
+            UserError: If one of them cannot be read.
+        """
+        sample = super().sample(image_id)
+        if self.second is None or sample.mask is None:
+            return sample
+        second = sample.mask if image_id in self.truly_labelled else read_mask(self.second(image_id))
+        if self.agreed:
+            sample = replace(sample, mask=sample.mask.masked_fill(sample.mask != second, IGNORE))
+        return replace(sample, second=second)
 
 
 class TeacherScores(_Restricted):
@@ -124,3 +178,36 @@ class TeacherScores(_Restricted):
             UserError: If one of the two cannot be read.
         """
         return replace(super().sample(image_id), scores=read_scores(self.scores(image_id)))
+
+
+class PseudoObjects(_Restricted):
+    """Images with pseudo objects and nothing else.
+
+    Args:
+        dataset: Where the images come from.
+        objects: Id of an image to the file of its objects, see ``Instances``.
+    """
+
+    def __init__(self, dataset: Dataset, objects: Callable[[str], Path]) -> None:
+        super().__init__(dataset)
+        self.objects_file = objects
+
+    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
+        """None: the detector learns from objects alone."""
+        return None
+
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """The image."""
+        return {"image": super().paths(image_id)["image"]}
+
+    def sample(self, image_id: str) -> Sample:
+        """The image and its objects.
+
+        Raises:
+            UserError: If one of the two cannot be read, or they differ in size.
+        """
+        sample, path = super().sample(image_id), self.objects_file(image_id)
+        numbers, classes = read_numbers(path, self.classes.names)
+        if numbers.shape != sample.image.shape[1:]:
+            raise size_error(path.with_suffix(".png"), tuple(numbers.shape), tuple(sample.image.shape))
+        return replace(sample, objects=numbers, object_classes=classes)

@@ -32,6 +32,9 @@ class Sample:
         saliency: (1, H, W) float32 in [0, 1].
         mask: (H, W) uint8, 0 background, class + 1, 255 ignore.
         scores: (K, H, W) float16 in [0, 1], what a teacher says of every pixel; K may differ between images.
+        second: (H, W) uint8, another label map of the same image, for losses that compare two.
+        objects: (H, W) int32, 0 where no object is, i + 1 on object i; after a crop some numbers may be missing.
+        object_classes: (n,) int64 in [0, C), of all objects, also of the missing ones.
     """
 
     id: str
@@ -42,6 +45,9 @@ class Sample:
     saliency: Tensor | None = None
     mask: Tensor | None = None
     scores: Tensor | None = None
+    second: Tensor | None = None
+    objects: Tensor | None = None
+    object_classes: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,6 +69,9 @@ class Batch:
         saliency: (B, 1, H, W) float32, 0 where unknown.
         masks: (B, H, W) int64, 255 where unknown.
         scores: (B, K, H, W) float32, 0 where unknown and in the channels by which a sample has fewer than another.
+        second: (B, H, W) int64, other label maps; 255 where unknown.
+        objects: B maps (H, W) int32 of the numbers of objects, 0 where there is none or nothing is known.
+        object_classes: B tensors (n_b,), class of object i + 1; empty where unknown.
         known: For each kind of label (B,) bool.
     """
 
@@ -75,6 +84,9 @@ class Batch:
     saliency: Tensor
     masks: Tensor
     scores: Tensor
+    second: Tensor
+    objects: tuple[Tensor, ...]
+    object_classes: tuple[Tensor, ...]
     known: dict[WeakLabel, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -96,6 +108,9 @@ class Batch:
             saliency=move(self.saliency),
             masks=move(self.masks),
             scores=move(self.scores),
+            second=move(self.second),
+            objects=tuple(move(numbers) for numbers in self.objects),
+            object_classes=tuple(move(classes) for classes in self.object_classes),
             known={kind: move(flags) for kind, flags in self.known.items()},
         )
 
@@ -124,10 +139,11 @@ def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor]
         boxes=tuple(_or(sample.boxes, torch.zeros(0, 4)) for sample in samples),
         box_classes=tuple(_or(sample.box_classes, torch.zeros(0, dtype=torch.int64)) for sample in samples),
         saliency=torch.stack([_or(sample.saliency, torch.zeros(1, height, width)) for sample in samples]),
-        masks=torch.stack(
-            [_or(sample.mask, torch.full((height, width), IGNORE, dtype=torch.uint8)).long() for sample in samples]
-        ),
+        masks=_stacked_masks([sample.mask for sample in samples], (height, width)),
         scores=_stacked_scores([sample.scores for sample in samples], (height, width)),
+        second=_stacked_masks([sample.second for sample in samples], (height, width)),
+        objects=tuple(_or(sample.objects, _nothing(height, width)) for sample in samples),
+        object_classes=tuple(_or(sample.object_classes, torch.zeros(0, dtype=torch.int64)) for sample in samples),
         known={
             WeakLabel.TAGS: known([sample.tags for sample in samples]),
             WeakLabel.BOXES: known([sample.boxes for sample in samples]),
@@ -135,6 +151,16 @@ def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor]
             WeakLabel.MASKS: known([sample.mask for sample in samples]),
         },
     )
+
+
+def _stacked_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:
+    """(B, H, W) int64, 255 where a sample has none."""
+    return torch.stack([_or(mask, torch.full(size, IGNORE, dtype=torch.uint8)).long() for mask in masks])
+
+
+def _nothing(height: int, width: int) -> Tensor:
+    """(H, W) int32 zeros that take the memory of one."""
+    return torch.zeros(1, 1, dtype=torch.int32).expand(height, width)
 
 
 def _stacked_scores(scores: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@
     root/JPEGImages/ID.jpg
     root/ImageSets/Segmentation/SPLIT.txt
     root/SegmentationClass/ID.png  root/Annotations/ID.xml  root/SaliencyMaps/ID.png       optional
+    root/SegmentationObject/ID.png                                                         optional, for measuring
     root/SegmentationContext/ID.png  root/context_classes.txt                              optional, for measuring
     root/classes.txt                                       optional; else the 20 classes of VOC
     root/tags.csv                                          optional; else from Annotations, else from SegmentationClass
@@ -17,11 +18,12 @@ import numpy as np
 
 from weakseg.data.annotations import read_annotation
 from weakseg.data.classes import VOC_CLASSES, ClassList
-from weakseg.data.dataset import Dataset, existing, unique
+from weakseg.data.dataset import Dataset, existing, size_error, unique
 from weakseg.data.findings import Finding
 from weakseg.data.folder import check_split, contradicting_rows, repeated_findings
 from weakseg.data.ids import IMAGE_SUFFIXES
 from weakseg.data.images import read_mask
+from weakseg.data.objects import Objects, objects_of
 from weakseg.data.tables import read_classes, read_context_classes, read_ids, read_tags
 from weakseg.errors import UserError
 
@@ -83,7 +85,22 @@ class VOCDataset(Dataset):
             saliency=self.root / "SaliencyMaps" / f"{image_id}.png",
             annotation=self.root / "Annotations" / f"{image_id}.xml",
             context=self.root / "SegmentationContext" / f"{image_id}.png",
+            objects=self.root / "SegmentationObject" / f"{image_id}.png",
         )
+
+    def objects(self, image_id: str) -> Objects | None:
+        """Objects from ``SegmentationObject``, their classes from ``SegmentationClass``.
+
+        Raises:
+            UserError: If one of the two cannot be read, or their sizes differ.
+        """
+        file, labels = self.paths(image_id).get("objects"), self.mask(image_id)
+        if file is None or labels is None:
+            return None
+        numbers = read_mask(file)
+        if numbers.shape != labels.shape:
+            raise size_error(file, numbers.shape, labels.shape)
+        return objects_of(numbers, labels)
 
     def listing_findings(self) -> Iterator[Finding]:
         """Images listed twice."""
@@ -107,6 +124,6 @@ class VOCDataset(Dataset):
         if not file.is_file():
             return None
         if file.suffix == ".xml":
-            return unique(box.name for box in read_annotation(file))
+            return read_annotation(file).tag_names
         values = np.unique(read_mask(file).numpy()).tolist()
         return tuple(self.classes.names[value - 1] for value in values if 0 < value <= len(self.classes))

@@ -1,0 +1,128 @@
+"""Boxes from the text files of YOLO.
+
+::
+
+    root/labels/ID.txt        a line a box: class, centre x, centre y, width, height
+    root/data.yaml            its entry names is a list of the classes or a mapping of numbers to them
+    root/classes.txt          or labels/classes.txt: instead of data.yaml, one class a line
+
+The class is a number from 0, the others are shares of the image's width and height.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from weakseg.data.annotations import Annotation, Box, Notation, finite
+from weakseg.data.boxes import BoxSource, id_below, visible
+from weakseg.data.images import image_size
+from weakseg.data.tables import read_text
+from weakseg.errors import UserError
+
+CLASSES = "classes.txt"
+KEYS = ("x", "y", "width", "height")
+NOTATION = Notation("width and height above 0", "places are shares of the image, from 0 to 1, x and y of the centre")
+REMEDY = "Write 'CLASS X Y WIDTH HEIGHT', such as '0 0.5 0.5 0.25 0.3', shares of the image with the centre first"
+
+
+class YoloBoxes(BoxSource):
+    """``labels/ID.txt`` below a folder; an empty file says that there is no object.
+
+    Args:
+        root: The folder that has ``labels``.
+        classes: Names of the classes, if the folder has no list of its own.
+
+    Raises:
+        UserError: If nothing names the classes.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
+        self.folder = root / "labels"
+        self.names, self.names_file = read_names(root, classes)
+
+    def file(self, image_id: str) -> Path:
+        """The image's text file."""
+        return self.folder / f"{image_id}.txt"
+
+    def mentions(self) -> Mapping[str, str]:
+        """All text files of the folder but the list of classes."""
+        return {id_below(path, self.folder): str(path) for path in label_files(self.folder)}
+
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of their numbers."""
+        return self.names
+
+    def annotation(self, image_id: str, image: Path | None) -> Annotation | None:
+        """What the image's text file says; where the image is not there, as of an image of one pixel."""
+        file = self.file(image_id)
+        if not file.is_file():
+            return None
+        height, width = (1, 1) if image is None else image_size(image)
+        boxes, flaws = [], []
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                boxes.append(self._box(line.split(), height, width, f"line {number}"))
+            except ValueError as error:
+                flaws.append(UserError(str(error), where=f"{file}, line {number}", remedy=REMEDY))
+            except UserError as error:
+                flaws.append(UserError(error.problem, where=f"{file}, line {number}", remedy=error.remedy))
+        return Annotation(tuple(boxes), flaws=tuple(flaws))
+
+    def _box(self, words: list[str], height: int, width: int, place: str) -> Box:
+        if len(words) != len(KEYS) + 1:
+            raise ValueError(f"has {len(words)} columns instead of {len(KEYS) + 1}")
+        number, places = words[0], words[1:]
+        if not number.lstrip("+-").isdecimal():
+            raise ValueError(f"the class '{number}' is not a whole number")
+        if not 0 <= int(number) < len(self.names):
+            what = f"has the class {number}, but there are {len(self.names)} classes, counted from 0"
+            raise UserError(what, remedy=f"Correct it, or complete the list in {self.names_file}")
+        x, y, across, down = finite(places)
+        left, top, right, bottom = x - across / 2, y - down / 2, x + across / 2, y + down / 2
+        corners = (left * width, top * height, right * width, bottom * height)
+        written = ", ".join(f"{key} {word}" for key, word in zip(KEYS, places, strict=True))
+        return Box(self.names[int(number)], corners, place=place, written=written, notation=NOTATION)
+
+
+def label_files(folder: Path) -> list[Path]:
+    """Files with boxes below ``labels``."""
+    return [path for path in visible(folder, ".txt") if path != folder / CLASSES]
+
+
+def read_names(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Path | str]:
+    """Names of the classes by their numbers, and what says so: ``data.yaml``, ``classes.txt`` or the caller.
+
+    Here every line of a ``classes.txt`` counts, also a first line ``background``, as with the tools that write it.
+
+    Raises:
+        UserError: If there is no list, or it cannot be read.
+    """
+    for file in (root / "data.yaml", root / "data.yml"):
+        if file.is_file():
+            return _yaml_names(file), file
+    for file in (root / "labels" / CLASSES, root / CLASSES):
+        if file.is_file():
+            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip()), file
+    if classes is None:
+        what = "nothing names the classes, of which the files have numbers"
+        raise UserError(what, where=root / "labels", remedy="Write a classes.txt, or a data.yaml with their names")
+    return tuple(classes), "the classes"
+
+
+def _yaml_names(file: Path) -> tuple[str, ...]:
+    try:
+        content = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        what = f"is not YAML ({' '.join(str(error).split())})"
+        raise UserError(what, where=file, remedy="Correct it") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
+        numbered = {int(number): name for number, name in names.items()}
+        names = [numbered[number] for number in range(len(numbered))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
+        what = "has no entry 'names' that lists the classes, or gives their numbers from 0 without a gap"
+        raise UserError(what, where=file, remedy="Write 'names: [cat, dog]'")
+    return tuple(str(name).strip() for name in names)

@@ -1,0 +1,77 @@
+"""Boxes as pixels: which pixels a box covers, which box a pixel belongs to.
+
+Boxes are (n, 4), x1 y1 x2 y2 in pixels, upper bounds exclusive. A box covers the pixels whose centres lie in it, so
+whole numbers mean what they say, and a box of at least one pixel in width and height covers at least one.
+"""
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+Region = tuple[slice, slice]
+
+
+def pixel_regions(boxes: Tensor, size: Size) -> list[Region]:
+    """Rows and columns of the pixels that each box covers, within the image; empty where it covers none.
+
+    Args:
+        boxes: (n, 4), n may be 0.
+        size: Height and width of the image.
+    """
+    height, width = size
+    limits = torch.tensor([width, height] * 2)
+    bounds = (boxes.detach().cpu().double() - 0.5).ceil().long().clamp(min=0).minimum(limits)
+    return [(slice(y1, max(y1, y2)), slice(x1, max(x1, x2))) for x1, y1, x2, y2 in bounds.tolist()]
+
+
+def region_area(region: Region) -> int:
+    """Number of pixels."""
+    height, width = (int(part.stop) - int(part.start) for part in region)
+    return height * width
+
+
+def painting_order(regions: list[Region]) -> list[int]:
+    """Indices, large before small and earlier before later among equals, so that the smallest is painted last."""
+    return sorted(range(len(regions)), key=lambda index: -region_area(regions[index]))
+
+
+def smallest_box(boxes: Tensor, size: Size) -> Tensor:
+    """To which box each pixel belongs: the smallest that covers it, of equally small ones the last.
+
+    Args:
+        boxes: (n, 4), n may be 0.
+        size: Height and width of the image.
+
+    Returns:
+        (H, W) int64 in [0, n), -1 outside all boxes; on the boxes' device.
+    """
+    owners = torch.full(size, -1, dtype=torch.int64)
+    regions = pixel_regions(boxes, size)
+    for index in painting_order(regions):
+        owners[regions[index]] = index
+    return owners.to(boxes.device)
+
+
+def inside_boxes(boxes: Tensor, size: Size) -> Tensor:
+    """(H, W) bool, where any box is."""
+    return smallest_box(boxes, size) >= 0
+
+
+def class_areas(boxes: Tensor, box_classes: Tensor, classes: Tensor, size: Size) -> Tensor:
+    """Where the boxes of each class are.
+
+    Args:
+        boxes: (n, 4), n may be 0.
+        box_classes: (n,) int64.
+        classes: (P,) int64, the classes asked for; others are left out.
+        size: Height and width of the image.
+
+    Returns:
+        (P, H, W) bool, the union of the class's boxes; on the boxes' device.
+    """
+    areas = torch.zeros((len(classes), *size), dtype=torch.bool)
+    wanted = classes.tolist()
+    for region, box_class in zip(pixel_regions(boxes, size), box_classes.tolist(), strict=True):
+        if box_class in wanted:
+            areas[wanted.index(box_class)][region] = True
+    return areas.to(boxes.device)
