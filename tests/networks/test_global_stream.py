@@ -113,6 +113,25 @@ def test_losses_are_those_of_the_shrunk_mask_and_of_the_image():
     torch.testing.assert_close(half["global"], found["global"] / 2)
 
 
+def test_further_label_maps_shrink_with_the_mask():
+    seen = []
+
+    def loss(logits, first, second):
+        seen.append((first, second))
+        return logits.sum()
+
+    network().losses(torch.randn(2, 3, 48, 64), masks(), loss, masks(seed=1))
+    assert torch.equal(seen[0][0], masks()[:, ::8, ::8])
+    assert torch.equal(seen[0][1], masks(seed=1)[:, ::8, ::8])
+
+
+def test_a_vgg_with_fc6_and_fc7_gets_no_others():
+    net = network({"encoder": "vgg16_largefov", "options": {"width": 0.125}})
+    assert isinstance(net.before_pool, nn.Identity)
+    with torch.no_grad():
+        assert net.eval()(torch.randn(1, 3, 48, 64)).shape == (1, VALUES, 48, 64)
+
+
 def test_the_segmenter_takes_the_networks_losses():
     from tests.methods.conformance import labelled_batch
 

@@ -8,7 +8,7 @@ from torch import nn
 from tests.data.trees import refusal
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.segmentation import SegmentationNetwork
-from weakseg.networks.vgg16 import convolutions_only
+from weakseg.networks.vgg16 import convolutions_only, largefov_weights, narrowed_classifier
 from weakseg.networks.weights import save_weights
 
 NARROW = {"width": 0.125}
@@ -161,3 +161,123 @@ def test_timms_own_weights_are_those_of_its_vgg16(tmp_path, torchvision_like):
     overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "hub.pth")}}
     net = Backbone("vgg16_deeplab", output_stride=8, options=overlay)
     assert torch.equal(net.model.features[0].weight, source[0].weight)
+
+
+WHOLE = "vgg16_largefov"
+
+
+def test_the_whole_body():
+    net = body(WHOLE, 8, options={})
+    assert net.channels == 1024
+    assert sum(parameter.numel() for parameter in net.parameters()) == 20_505_408 - 21 * 1024
+    assert [(p.kernel_size, p.stride, p.padding) for p in pools(net)] == [(3, 2, 1)] * 3 + [(3, 1, 1)] * 2
+    average, fc = net.model.features[-2], net.model.features[-1]
+    assert (average.kernel_size, average.stride, average.padding) == (3, 1, 1)
+    assert [type(layer) for layer in fc] == [nn.Conv2d, nn.ReLU, nn.Dropout2d] * 2
+    assert (fc[0].kernel_size, fc[0].dilation, fc[3].kernel_size) == ((3, 3), (1, 1), (1, 1))
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 321, 321)).shape == (1, 1024, 41, 41)
+
+
+@pytest.mark.parametrize("rate", [1, 12])
+def test_features_of_the_whole_body(rate):
+    net, image = body(WHOLE, 8, options={**NARROW, "fc_dilation": rate}), torch.randn(2, 3, 64, 96)
+    plain = body("vgg16_deeplab", 8, options={**NARROW, "last_pool": True})
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if ".fc." not in name})
+    fc6, fc7 = net.model.features.fc[0], net.model.features.fc[3]
+    with torch.no_grad():
+        features = nn.functional.avg_pool2d(plain(image), 3, 1, 1)
+        features = nn.functional.conv2d(features, fc6.weight, fc6.bias, padding=rate, dilation=rate).relu()
+        torch.testing.assert_close(net(image), nn.functional.conv2d(features, fc7.weight, fc7.bias).relu())
+        assert [maps.shape[1] for maps in net.stages(image)] == [8, 16, 32, 64, 64, 128]
+        assert torch.equal(net.stages(image)[-1], net(image))
+
+
+def test_whole_channels_are_dropped_in_training():
+    net = body(WHOLE, 8).train()
+    features = net(torch.randn(2, 3, 64, 96))
+    silent = (features == 0).flatten(2).all(2).float().mean()
+    assert 0.3 < silent < 0.8
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_the_whole_body_has_one_stride(stride):
+    refusal(lambda: body(WHOLE, stride), WHOLE, f"stride {stride}")
+
+
+def classified(names, seed=0):
+    """Convolutions and a whole classifier under the names of a file."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = dict(body("vgg16_conv5", options={}, seed=seed).model.state_dict())
+    weights[f"{names[0]}.weight"] = torch.randn(4096, 1, generator=generator).expand(4096, 512 * 49)
+    weights[f"{names[1]}.weight"] = torch.randn(1, 4096, generator=generator).expand(4096, 4096)
+    return weights | {f"{name}.bias": torch.randn(4096, generator=generator) for name in names}
+
+
+@pytest.mark.parametrize("names", [("classifier.0", "classifier.3"), ("pre_logits.fc1", "pre_logits.fc2")])
+def test_fc6_and_fc7_start_from_the_classifier_of_a_file(names, tmp_path):
+    given = classified(names)
+    torch.save(given, tmp_path / "w.pth")
+    net = Backbone(WHOLE, weights=str(tmp_path / "w.pth"), output_stride=8)
+    expected = narrowed_classifier(given)
+    assert all(
+        torch.equal(found, value) for found, value in zip(net.model.features.fc.parameters(), expected, strict=True)
+    )
+    assert torch.equal(net.model.features[28].weight, given["features.28.weight"])
+
+
+def test_timms_own_weights_have_the_classifier_too(tmp_path):
+    given = classified(("pre_logits.fc1", "pre_logits.fc2"))
+    torch.save({**given, "head.fc.bias": torch.zeros(9)}, tmp_path / "hub.pth")
+    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "hub.pth")}}
+    net = Backbone(WHOLE, output_stride=8, options=overlay)
+    assert torch.equal(net.model.features.fc[3].bias, given["pre_logits.fc2.bias"][::4])
+
+
+CAFFE_NAMES = [f"conv{stage}_{n}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for n in range(1, count + 1)]
+
+
+def test_layers_with_caffes_names():
+    own = body(WHOLE, 8).model.state_dict()
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in own))
+    assert len(layers) == len(CAFFE_NAMES) + 2
+    names = dict(zip(layers, [*CAFFE_NAMES, "fc6", "fc7"], strict=True))
+    caffe = {".".join((names[n.rpartition(".")[0]], n.rpartition(".")[2])): value for n, value in own.items()}
+    found = largefov_weights(caffe)
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], value) for name, value in own.items())
+    assert largefov_weights(own) == dict(own)
+
+
+def test_a_file_with_caffes_names_that_wants_blue_first(tmp_path):
+    source, image = body(WHOLE, 8, seed=4), torch.randn(1, 3, 48, 64)
+    layers = [name for name, layer in source.model.named_modules() if isinstance(layer, nn.Conv2d)]
+    names = dict(zip(layers, [*CAFFE_NAMES, "fc6", "fc7"], strict=True))
+    torch.save(
+        {f"{names[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": v for n, v in source.model.state_dict().items()},
+        tmp_path / "w.pth",
+    )
+    net = Backbone(WHOLE, weights=str(tmp_path / "w.pth"), output_stride=8, options={**NARROW, "bgr": True}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(net(image), source(image.flip(1)))
+
+
+def test_a_file_without_classifier_does_not_fit_the_whole_body(tmp_path):
+    weights = body("vgg16_conv5", options=NARROW).model.state_dict()
+    torch.save(dict(weights), tmp_path / "w.pth")
+    refusal(
+        lambda: Backbone(WHOLE, weights=str(tmp_path / "w.pth"), output_stride=8, options=NARROW),
+        "lacks 4 of the 30 tensors",
+        "features.fc.0.weight",
+    )
+
+
+def test_the_whole_body_learns_and_can_be_cut():
+    from weakseg.networks.split import split
+
+    net, image = body(WHOLE, 8), torch.randn(1, 3, 48, 64)
+    parts = split(net, 4)
+    with torch.no_grad():
+        assert torch.equal(parts.rest(parts.trunk(image)), net(image))
+    net.train()(torch.randn(2, 3, 48, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

@@ -1,12 +1,16 @@
 """The segmenter: its loss, its groups, and how it merges views."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from tests.data.trees import refusal
 from tests.methods.conformance import labelled_batch
-from weakseg.networks.segmentation import SegmentationNetwork
-from weakseg.segment.losses import loss_options, pixel_cross_entropy
+from weakseg.networks.segmentation import SegmentationNetwork, create_network
+from weakseg.segment.losses import loss_options, noise_aware, pixel_cross_entropy
 from weakseg.segment.segmenter import Segmenter
 
 
@@ -122,3 +126,66 @@ def test_epochs_begin_without_a_change(segmenter):
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     segmenter.begin_epoch(0, 2)
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
+
+
+def cosine_network(**options):
+    torch.manual_seed(0)
+    return create_network(
+        "unet", 4, encoder="mobilenetv3_small_050", weights="none", decoder={"classifier": "cosine", **options}
+    )
+
+
+def test_a_loss_is_given_what_it_asks_for(batch):
+    seen = {}
+
+    def loss(logits, masks, second, scale, progress, *, weight=1.0):
+        seen.update(masks=masks, second=second, scale=scale, progress=progress, weight=weight)
+        return logits.sum()
+
+    segmenter = Segmenter(cosine_network(scale=6.0), partial(loss, weight=2.0))
+    second = batch.masks.flip(-1)
+    segmenter.begin_epoch(1, 4)
+    segmenter.losses(replace(batch, second=second))
+    assert torch.equal(seen["masks"], batch.masks)
+    assert torch.equal(seen["second"], second)
+    assert (seen["scale"], seen["progress"], seen["weight"]) == (6.0, 0.25, 2.0)
+
+
+def test_a_loss_that_wants_only_progress(batch, segmenter):
+    other = Segmenter(segmenter.network, lambda logits, masks, progress: logits.sum() * 0 + progress)
+    found = []
+    for epoch in range(4):
+        other.begin_epoch(epoch, 4)
+        found.append(other.losses(batch)["segmentation"].item())
+    assert found == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_noise_aware_training(batch):
+    segmenter = Segmenter(cosine_network(), loss_options("noise_aware", {"gamma": 3.0})).eval()
+    second = batch.masks.clone()
+    second[:, 10:20] = (second[:, 10:20] + 1) % 4
+    found = segmenter.losses(replace(batch, second=second))["segmentation"]
+    assert torch.equal(found, noise_aware(segmenter(batch.images), batch.masks, second, 20.0, gamma=3.0))
+    found.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in segmenter.parameters() if parameter.grad is not None)
+
+
+def test_noise_aware_needs_cosines(segmenter):
+    refusal(lambda: Segmenter(segmenter.network, loss_options("noise_aware", {})), "cosine", "classifier: cosine")
+
+
+def test_label_maps_on_the_grid_of_a_network(batch):
+    """Each network brings all label maps to the size of its logits."""
+    for name in ("global_stream", "deeplab_v2"):
+        net = create_network(name, 4, encoder="resnet10t", weights="none", output_stride=8)
+        found = Segmenter(net, loss_options("entropy", {})).losses(replace(batch, second=batch.masks.flip(-1)))
+        assert all(value.isfinite() for value in found.values())
+
+
+def test_the_mean_of_cosines_is_the_mean_of_logits(batch):
+    """BANA averages cosines over views and scales the mean."""
+    segmenter = Segmenter(cosine_network()).eval()
+    with torch.no_grad():
+        cosines = slow_views(segmenter, batch.images, (1.0, 0.5), flip=True) / 20
+    found = segmenter.predict(batch.images, (1.0, 0.5), flip=True, merge="logits")
+    torch.testing.assert_close(found, (20 * cosines.mean(0)).softmax(1), rtol=1e-3, atol=1e-4)

@@ -16,7 +16,7 @@ from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.iou import Absent, ConfusionMatrix
 from weakseg.registry import near_matches
 
-STAGES = ("seed", "mask", "seg")
+STAGES = ("seed", "mask", "second", "agreed", "seg")
 LABELS = ("tags", "boxes", "saliency", "masks")
 RATIO = "confusion_"
 
@@ -27,7 +27,8 @@ def protocol_name(stage: str, split: str) -> str:
     """``stage@split``, such as ``seed@train``, ``mask@train`` or ``seg@val``.
 
     Args:
-        stage: "seed", masks straight from localisation maps; "mask", refined ones; "seg", of the segmentation network.
+        stage: "seed", masks straight from localisation maps; "mask", refined ones; "second", others made beside them;
+            "agreed", the pixels on which both agree, the others left out; "seg", of the segmentation network.
         split: Name of the list of images.
 
     Raises:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import weakseg.networks.resnet38
-import weakseg.networks.vgg16  # noqa: F401  (both make their names known to timm)
+import weakseg.networks.resnet_caffe
+import weakseg.networks.vgg16  # noqa: F401  (all make their names known to timm)
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
 from weakseg.networks.dilate import dilate, power_of_two, unstride

@@ -28,7 +28,7 @@ from weakseg.errors import UserError
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.network import MaskLoss, Network
 from weakseg.networks.split import ADVICE, cuts, split
-from weakseg.networks.vgg16 import CLASSIFIER_WIDTH, narrowed_classifier
+from weakseg.networks.vgg16 import CLASSIFIER_WIDTH, FullyConnected, narrowed_classifier
 from weakseg.networks.weights import Weights, hub_error, read_weights
 from weakseg.ops.maps import resize
 from weakseg.ops.pooling import gap, gmp
@@ -74,24 +74,6 @@ class SingleHead(nn.Sequential):
 class _Sum(nn.ModuleList):
     def forward(self, features: Tensor) -> Tensor:
         return torch.stack([branch(features) for branch in self]).sum(0)
-
-
-class FullyConnected(nn.Sequential):
-    """VGG16's fc6 and fc7 as convolutions, narrowed: 3x3 with dilation, ReLU, 1x1, ReLU; by Kaiming's rule.
-
-    Args:
-        channels: D, coming in.
-        width: Going out.
-        rate: Distance between the taps of the first.
-    """
-
-    def __init__(self, channels: int, width: int, rate: int) -> None:
-        fc6, fc7 = nn.Conv2d(channels, width, 3, padding=rate, dilation=rate), nn.Conv2d(width, width, 1)
-        for layer in (fc6, fc7):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-        super().__init__(fc6, nn.ReLU(inplace=True), fc7, nn.ReLU(inplace=True))
 
 
 def shown_values(masks: Tensor, num_outputs: int) -> Tensor:
@@ -151,7 +133,7 @@ class GlobalStream(Network):
         self.parts = split(backbone, max(stages))  # a tuple: the weights are listed under the backbone already
         self.global_branch = deepcopy(split(native, max(stages)).rest)
         self.copy_encoder()
-        is_vgg = backbone.name.startswith("vgg")
+        is_vgg = backbone.name.startswith("vgg") and not getattr(backbone.model, "fully_connected", False)
         kind = ("parallel" if is_vgg else "single") if head == "auto" else head
         build = ParallelHead if kind == "parallel" else SingleHead
         self.head = build(backbone.channels, num_outputs, width, BRANCHES[kind])
@@ -206,12 +188,12 @@ class GlobalStream(Network):
         local, overall = self.streams(images)
         return resize(local + overall[..., None, None], (images.shape[-2], images.shape[-1]))
 
-    def losses(self, images: Tensor, masks: Tensor, loss: MaskLoss) -> dict[str, Tensor]:
-        """The recipe's loss on the grid of the features, with the mask shrunk to it (nearest), and ``global_loss``."""
+    def losses(self, images: Tensor, masks: Tensor, loss: MaskLoss, *others: Tensor) -> dict[str, Tensor]:
+        """The recipe's loss on the grid of the features, with the masks shrunk to it (nearest), and ``global_loss``."""
         local, overall = (logits.float() for logits in self.streams(images))
-        small = resize(masks, (local.shape[-2], local.shape[-1]), "nearest")
+        small = [resize(labels, (local.shape[-2], local.shape[-1]), "nearest") for labels in (masks, *others)]
         return {
-            "segmentation": loss(local + overall[..., None, None], small),
+            "segmentation": loss(local + overall[..., None, None], *small),
             "global": self.global_weight * global_loss(overall, masks),
         }
 

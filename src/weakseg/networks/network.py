@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-MaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits (B, K, h, w) and masks (B, h, w) to a scalar."""
+MaskLoss = Callable[..., Tensor]
+"""Logits (B, K, h, w), masks (B, h, w), and further label maps where a loss compares several, to a scalar."""
 
 
 class Network(nn.Module, ABC):
@@ -15,10 +15,12 @@ class Network(nn.Module, ABC):
     Attributes:
         mean: Of the normalised image's RGB channels, for images in [0, 1].
         std: Likewise.
+        cosine_scale: tau, where the logits are tau times cosines; ``None`` where they are not.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    cosine_scale: float | None = None
 
     @property
     @abstractmethod
@@ -37,12 +39,13 @@ class Network(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, K, H, W) logits."""
 
-    def losses(self, images: Tensor, masks: Tensor, loss: MaskLoss) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, masks: Tensor, loss: MaskLoss, *others: Tensor) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised; a network that learns in other ways, too, overrides this.
 
         Args:
             images: (B, 3, H, W) normalised.
             masks: (B, H, W) int64, 255 is ignored.
-            loss: The recipe's.
+            loss: The recipe's; called with logits, masks and ``others``, all of one size.
+            others: Further label maps like ``masks``, for a loss that compares several.
         """
-        return {"segmentation": loss(self(images), masks)}
+        return {"segmentation": loss(self(images), masks, *others)}

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import weakseg.networks.resnet38
-import weakseg.networks.vgg16  # noqa: F401  (both make their names known to timm)
+import weakseg.networks.resnet_caffe
+import weakseg.networks.vgg16  # noqa: F401  (all make their names known to timm)
 from weakseg.data.colour import IMAGENET_MEAN, IMAGENET_STD
 from weakseg.errors import UserError
 from weakseg.networks.backbone import Backbone
+from weakseg.networks.classifier import SCALE, ClassifierKind, classifier_options, end_with_cosines
+from weakseg.networks.deeplab import DeepLabV1, DeepLabV2
 from weakseg.networks.freeze import freeze_modules
 from weakseg.networks.global_stream import GlobalStream
 from weakseg.networks.network import Network
@@ -25,7 +28,7 @@ from weakseg.registry import find, near_matches
 MULTIPLE = 32
 SMALLEST = {"pan": 128}  # sides below which a decoder's own pooling leaves nothing
 DECODERS: Mapping[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
-OURS: dict[str, type[Network]] = {"global_stream": GlobalStream}
+OURS: dict[str, type[Network]] = {"deeplab_v1": DeepLabV1, "deeplab_v2": DeepLabV2, "global_stream": GlobalStream}
 """Networks that take a ``Backbone``, the number of mask values, and their options as keywords."""
 
 NETWORKS: Mapping[str, type[nn.Module]] = {**DECODERS, **OURS}
@@ -49,6 +52,9 @@ class SegmentationNetwork(Network):
         sha256: Expected checksum of a local weights file.
         options: Further keyword arguments of the timm encoder.
         decoder: Further keyword arguments of the decoder.
+        classifier: How the decoder ends: ``"dot"``, with its own last convolution; ``"cosine"``, with a 1x1 layer of
+            scaled cosines in that one's place, enlarged to the image as the decoder does.
+        scale: tau of the cosines.
 
     Raises:
         UserError: If decoder and encoder do not go together, or the weights do not fit.
@@ -69,6 +75,8 @@ class SegmentationNetwork(Network):
         sha256: str | None = None,
         options: Mapping[str, Any] | None = None,
         decoder: Mapping[str, Any] | None = None,
+        classifier: ClassifierKind = "dot",
+        scale: float = SCALE,
     ) -> None:
         super().__init__()
         find(name, DECODERS, "network")
@@ -80,6 +88,9 @@ class SegmentationNetwork(Network):
         self.model = _create(name, encoder, num_outputs, settings, pretrained=weights == "timm")
         if weights not in ("timm", "none"):
             load_backbone_weights(self.encoder, read_weights(Path(weights), sha256), weights)
+        if classifier == "cosine":
+            end_with_cosines(self.model.segmentation_head, scale)
+            self.cosine_scale = scale
         self.batchnorm, self.smallest = batchnorm, SMALLEST.get(name, MULTIPLE)
         config = timm.get_pretrained_cfg(encoder)
         self.mean = tuple(mean or (config.mean if config else IMAGENET_MEAN))
@@ -123,7 +134,7 @@ def create_network(
         name: A decoder, or one of ours.
         num_outputs: K, number of mask values.
         encoder: timm model name.
-        decoder: Keyword arguments of the decoder or network.
+        decoder: Keyword arguments of the decoder or network, those of its classifier among them.
         dilate: As for ``Backbone``, for our networks; those of segmentation-models-pytorch dilate always.
         settings: Further arguments as for ``SegmentationNetwork``, and for ``Backbone`` alike.
 
@@ -133,7 +144,9 @@ def create_network(
     find(name, NETWORKS, "network")
     if name in OURS:
         return OURS[name](Backbone(encoder, dilate=dilate, **settings), num_outputs, **(decoder or {}))
-    return SegmentationNetwork(name, num_outputs, encoder=encoder, decoder=decoder, **settings)
+    options = dict(decoder or {})
+    last = {option: options.pop(option) for option in classifier_options(options)}
+    return SegmentationNetwork(name, num_outputs, encoder=encoder, decoder=options, **last, **settings)
 
 
 def _create(name: str, encoder: str, num_outputs: int, settings: dict[str, Any], *, pretrained: bool) -> Any:  # noqa: ANN401

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -73,12 +73,14 @@ def load_backbone_weights(module: nn.Module, weights: Weights, where: str | Path
     """Put ImageNet-like weights into a backbone; a classifier in the file is left over.
 
     Names are compared with ``.`` and ``_`` alike, because feature extractors flatten module names. A ResNet38 may also
-    have the names of the files that circulate; see ``convert_resnet38``.
+    have the names of the files that circulate, see ``convert_resnet38``; other modules say in a method ``adapted`` what
+    they make of a file.
 
     Raises:
         UserError: If tensors that the backbone needs are missing or have another shape.
     """
-    known = convert_resnet38(weights) if is_resnet38(weights) else weights
+    adapted: Callable[[Weights], Weights] = getattr(module, "adapted", dict)
+    known = convert_resnet38(weights) if is_resnet38(weights) else adapted(weights)
     given = {_plain(name): tensor for name, tensor in known.items()}
     own = module.state_dict()
     needed = [name for name in own if not name.endswith("num_batches_tracked")]

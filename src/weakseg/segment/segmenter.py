@@ -1,17 +1,19 @@
 """The segmenter: the network that is left in the end, trained on pseudo-masks, used without tags."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from weakseg.data.sample import Batch
+from weakseg.errors import UserError
 from weakseg.networks.groups import parameter_groups
 from weakseg.networks.network import MaskLoss, Network
 from weakseg.ops.maps import unflip
 from weakseg.ops.views import max_of_probabilities, mean_of_logits, mean_of_probabilities
-from weakseg.segment.losses import pixel_cross_entropy
+from weakseg.segment.losses import pixel_cross_entropy, wanted
 
 Merge = Literal["logits", "probabilities", "mean"]
 
@@ -21,13 +23,23 @@ class Segmenter(nn.Module):
 
     Args:
         network: Images to logits at image size.
-        loss: Logits (B, K, H, W) and masks (B, H, W) to a scalar.
+        loss: Logits (B, K, H, W), masks (B, H, W) and what else it asks for, see ``segment.losses``, to a scalar.
         head_factor: How much faster the decoder learns than the pretrained encoder.
+
+    Raises:
+        UserError: If the loss is about cosines, and the network's logits are none.
     """
 
     def __init__(self, network: Network, loss: MaskLoss = pixel_cross_entropy, head_factor: float = 10.0) -> None:
         super().__init__()
         self.network, self.loss, self.head_factor = network, loss, head_factor
+        self.wanted, self.progress = wanted(loss), 0.0
+        if "scale" in self.wanted and network.cosine_scale is None:
+            raise UserError(
+                "'segment.loss' looks at cosines, and the segmenter's classifier takes dot products",
+                where="recipe",
+                remedy="Set segment.network: {name: ..., classifier: cosine}, or another segment.loss",
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, K, H, W) logits."""
@@ -36,10 +48,14 @@ class Segmenter(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars whose sum is minimised."""
-        return self.network.losses(batch.images, batch.masks, self.loss)
+        context = {"scale": self.network.cosine_scale, "progress": self.progress}
+        loss = partial(self.loss, **{name: value for name, value in context.items() if name in self.wanted})
+        others = (batch.second,) if "second" in self.wanted else ()
+        return self.network.losses(batch.images, batch.masks, loss, *others)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Nothing changes with time."""
+        """Losses that change with time change here: an epoch must not depend on the steps of those before it."""
+        self.progress = epoch / epochs
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """The pretrained parts at ``lr``, the others ``head_factor`` times faster."""
