@@ -7,7 +7,7 @@
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -72,6 +72,18 @@ def labelled_batch(tagged=TAGGED, classes=CLASSES, height=HEIGHT, width=WIDTH, s
             )
         )
     return collate(samples, classes)
+
+
+def mirrored(batch: Batch) -> Batch:
+    """The mirror images with all their labels."""
+    width = batch.images.shape[-1]
+
+    def corners(boxes: torch.Tensor) -> torch.Tensor:
+        x1, y1, x2, y2 = boxes.unbind(1)
+        return torch.stack((width - x2, y1, width - x1, y2), dim=1)
+
+    pictures = {name: getattr(batch, name).flip(-1) for name in ("images", "valid", "saliency", "masks")}
+    return replace(batch, **pictures, boxes=tuple(corners(boxes) for boxes in batch.boxes))
 
 
 def gradients(model: Method, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -197,8 +209,7 @@ class Conformance:
         torch.testing.assert_close(many.scores[:1], few.scores)
 
     def test_the_mirror_image_has_the_mirrored_maps(self, method, batch):
-        mirrored = self._with_images(batch, batch.images.flip(-1))
-        pairs = zip(method.eval().localize(batch, VIEWS), method.localize(mirrored, VIEWS), strict=True)
+        pairs = zip(method.eval().localize(batch, VIEWS), method.localize(mirrored(batch), VIEWS), strict=True)
         for straight, other in pairs:
             torch.testing.assert_close(unflip(other.scores), straight.scores, atol=1e-3, rtol=1e-3)
 
@@ -238,9 +249,12 @@ class Conformance:
             assert all(value.isfinite() for value in method.train().losses(batch).values())
 
     @staticmethod
-    def _with_images(batch, images):
-        return Batch(**{**vars(batch), "images": images})
-
-    @staticmethod
     def _retagged(batch):
-        return Batch(**{**vars(batch), "tags": torch.ones_like(batch.tags)})
+        """Every tag, and every box once for each class."""
+        classes = batch.tags.shape[1]
+        return replace(
+            batch,
+            tags=torch.ones_like(batch.tags),
+            boxes=tuple(boxes.repeat(classes, 1) for boxes in batch.boxes),
+            box_classes=tuple(torch.arange(classes).repeat_interleave(len(boxes)) for boxes in batch.boxes),
+        )

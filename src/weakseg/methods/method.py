@@ -62,10 +62,16 @@ class Method(nn.Module, ABC):
 
     Attributes:
         needs: The weak labels without which it cannot be trained.
+        gives_background: Whether its maps say what background is.
+        gives_features: Whether its maps carry the features that refiners may ask for.
+        segments: Whether its network is already the segmenter; it then has ``predict``, which needs no tags.
         head_factor: How much faster the new layers learn than the pretrained ones.
     """
 
     needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
+    gives_background: ClassVar[bool] = False
+    gives_features: ClassVar[bool] = False
+    segments: ClassVar[bool] = False
     head_factor: float = HEAD_FACTOR
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
@@ -91,6 +97,25 @@ class Method(nn.Module, ABC):
         """Non-negative (B, C, h, w) maps of one view, before they are merged with the other views'."""
         activation: Activation = self(images)
         return activation.scores.relu()
+
+    def predict(
+        self, images: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False, tags: Tensor | None = None
+    ) -> Tensor:
+        """Segmentation without tags, for methods that say so by ``segments``.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            scales: Factors by which the images are resized.
+            flip: Also look at the mirror images.
+            tags: (B, C) bool, the classes that may be seen; ``None`` if nothing is known.
+
+        Returns:
+            (B, C + 1, H, W) non-negative scores at image size, background first.
+
+        Raises:
+            NotImplementedError: If the method is no segmenter.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is no segmenter")
 
     @torch.no_grad()
     def localize(self, batch: Batch, views: Views) -> list[LocalizationMaps]:

@@ -2,14 +2,22 @@
 
 from typing import Any
 
+from weakseg.methods.bana import BANA
 from weakseg.methods.cam import CAM
 from weakseg.methods.eps import EPS
 from weakseg.methods.method import Method
+from weakseg.methods.single_stage import SingleStage
 from weakseg.methods.split_merge import SplitMerge
 from weakseg.networks.backbone import Backbone
 from weakseg.registry import find
 
-METHODS: dict[str, type[Method]] = {"cam": CAM, "eps": EPS, "split_merge": SplitMerge}
+METHODS: dict[str, type[Method]] = {
+    "bana": BANA,
+    "cam": CAM,
+    "eps": EPS,
+    "single_stage": SingleStage,
+    "split_merge": SplitMerge,
+}
 
 
 def method_class(name: str) -> type[Method]:

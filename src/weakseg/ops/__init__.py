@@ -1,8 +1,8 @@
 """Pure tensor maths, usable alone.
 
 The dense CRF can be imported from here, everything else from its module: ``maps``, ``pooling``, ``views``,
-``schedules``, ``pairs`` of pixels, ``random_walk`` and ``pamr`` with the ``diffusion`` that both are, and
-``displacement`` fields.
+``schedules``, ``pairs`` of pixels, ``random_walk`` and ``pamr`` with the ``diffusion`` that both are, ``displacement``
+fields, ``box_masks`` (pixels in boxes), ``rois`` (features in boxes), ``enlarged`` features and ``instances``.
 """
 
 from weakseg.ops.crf import (

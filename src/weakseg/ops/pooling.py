@@ -1,5 +1,6 @@
 """Pooling of score maps into one score per class and image."""
 
+import torch
 from torch import Tensor
 
 
@@ -43,3 +44,22 @@ def gsp(scores: Tensor) -> Tensor:
         (...).
     """
     return scores.sum((-2, -1))
+
+
+def ngwp(scores: Tensor, masks: Tensor, eps: float = 1.0) -> Tensor:
+    """Normalised global weighted pooling: the mean of the scores inside a soft mask, whatever its size.
+
+    N. Araslanov, S. Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020. The gradient goes through
+    scores and masks.
+
+    Args:
+        scores: (..., h, w).
+        masks: (..., h, w), not negative.
+        eps: Added to the size of the mask, in positions: a mask of less than that draws the score towards 0. The paper
+            has a "small" one, its code 1.
+
+    Returns:
+        (...); 0 for an empty mask.
+    """
+    size = eps + masks.sum((-2, -1))
+    return (masks * scores).sum((-2, -1)) / size.clamp(min=torch.finfo(size.dtype).tiny)

@@ -7,9 +7,21 @@ name, or ``file-stem:function`` where one name means two things, and then the mo
 write a module with a ``TABLE`` and name it in ``MODULES``.
 """
 
-from tests.vectors.adapters import affinitynet, cam, crf, eps, irn, metrics, shared, single_stage, split_merge, training
+from tests.vectors.adapters import (
+    affinitynet,
+    bana,
+    cam,
+    crf,
+    eps,
+    irn,
+    metrics,
+    shared,
+    single_stage,
+    split_merge,
+    training,
+)
 
-MODULES = (shared, affinitynet, cam, crf, eps, irn, metrics, single_stage, split_merge, training)
+MODULES = (shared, affinitynet, bana, cam, crf, eps, irn, metrics, single_stage, split_merge, training)
 
 
 def _merged(modules):

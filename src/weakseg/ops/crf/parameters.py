@@ -52,6 +52,8 @@ CRF_PARAMETERS: dict[str, CRFParameters] = {
     "D": CRFParameters(10, 1, 3, 67, 3, 4),  # DeepLab-v2
     "E": CRFParameters(10, 4, 3, 83, 5, 3),  # MCTformer: the segmentation network's softmax
     "F": CRFParameters(10, 2, 3, 55, 3, 4),  # Bootstrapping: the segmentation network's softmax
+    "G": CRFParameters(10, 3, 3, 55, 3, 4),  # BANA: background and maps within boxes to pseudo-masks
+    "H": CRFParameters(10, 3, 3, 121, 5, 4),  # BANA: the softmax of DeepLab-V1 on VGG16
 }
 
 

@@ -1,0 +1,90 @@
+"""Labels that a network draws from its own masks, and the loss that teaches them.
+
+N. Araslanov, S. Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020, Sec. 3.2 and 4.
+
+A pixel is labelled where a mask comes near its own maximum and no other mask does; the rest is left alone. Large
+classes would soon swallow small ones, so a class weighs the more the fewer pixels it has. An image takes part only if
+every class that it is tagged with, and background, has found at least one pixel.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+FOREGROUND_CUT, BACKGROUND_CUT, LEAST_SCORE = 0.6, 0.7, 0.2
+
+
+def of_present_classes(masks: Tensor, tags: Tensor) -> Tensor:
+    """Masks (..., C + 1, h, w) with those of absent classes 0, the others as they are.
+
+    Args:
+        masks: Background first.
+        tags: (..., C) bool.
+    """
+    present = torch.cat([torch.ones_like(tags[..., :1]), tags], -1)
+    return masks * present[..., None, None].to(masks.dtype)
+
+
+def sure_scores(
+    masks: Tensor,
+    foreground_cut: float = FOREGROUND_CUT,
+    background_cut: float = BACKGROUND_CUT,
+    least: float | None = LEAST_SCORE,
+) -> Tensor:
+    """What a pixel must exceed to be sure, for each image and class.
+
+    Args:
+        masks: (..., C + 1, h, w) in [0, 1], background first.
+        foreground_cut: Share of the class's maximum.
+        background_cut: Share of the background's maximum.
+        least: Never below that, as in the code, so that a faint mask has no sure pixel; the paper has ``None``.
+
+    Returns:
+        (..., C + 1).
+    """
+    cuts = masks.new_tensor([background_cut] + [foreground_cut] * (masks.shape[-3] - 1))
+    return (masks.amax((-2, -1)) * cuts).clamp(min=least or 0.0)
+
+
+def pseudo_ground_truth(masks: Tensor, thresholds: Tensor) -> Tensor:
+    """The pixels that exactly one class, or background, is sure of.
+
+    Args:
+        masks: (..., C + 1, h, w) in [0, 1], background first, those of absent classes 0.
+        thresholds: (..., C + 1), see ``sure_scores``.
+
+    Returns:
+        (..., C + 1, h, w) bool, at most one of the channels true.
+    """
+    sure = masks > thresholds[..., None, None]
+    return sure & (sure.sum(-3, keepdim=True) == 1)
+
+
+def label_weights(pseudo: Tensor) -> Tensor:
+    """Weight of each class in its image, (T - n_c) / (1 + T): large for small ones, 0 for one that is alone.
+
+    Args:
+        pseudo: (..., C + 1, h, w) bool; n_c of the T labelled pixels show class c.
+
+    Returns:
+        (..., C + 1) float32 in [0, 1).
+    """
+    counts = pseudo.sum((-2, -1)).float()
+    total = counts.sum(-1, keepdim=True)
+    return (total - counts) / (1 + total)
+
+
+def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor) -> Tensor:
+    """Cross-entropy at labelled pixels, classes balanced; of images that show background and all of their classes.
+
+    Args:
+        logits: (B, C + 1, H, W), background first.
+        pseudo: (B, C + 1, H, W) bool, at most one channel true.
+        tags: (B, C) bool.
+
+    Returns:
+        (B,) mean over all pixels, where unlabelled ones count 0; 0 for images that lack a label.
+    """
+    surprise = -(log_softmax(logits, 1) * pseudo).mean((-2, -1))
+    complete = pseudo.any(-1).any(-1).sum(-1) == tags.sum(-1) + 1
+    return (surprise * label_weights(pseudo)).sum(-1) * complete
