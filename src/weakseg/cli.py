@@ -79,7 +79,7 @@ def evaluate(recipe: RecipeArgument, settings: Settings = None) -> None:
 @app.command(epilog="Example:  weakseg audit photos --needs tags")
 def audit(
     data: Annotated[Path, typer.Argument(help="The folder of the data set.")],
-    kind: Annotated[str, typer.Option(help="auto, folder or voc.")] = "auto",
+    kind: Annotated[str, typer.Option(help="auto, folder, voc or coco.")] = "auto",
     split: Annotated[list[str] | None, typer.Option(help="Splits to check; may be repeated.")] = None,
     needs: Annotated[list[str] | None, typer.Option(help="Labels that must be there; may be repeated.")] = None,
     allow_untagged: Annotated[
@@ -110,7 +110,7 @@ def saliency(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="One of its options; may be repeated.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="auto, folder or voc.")] = "auto",
+    kind: Annotated[str, typer.Option(help="auto, folder, voc or coco.")] = "auto",
     split: Annotated[list[str] | None, typer.Option(help="Splits to make maps of; may be repeated.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if not given.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the providers and their options instead.")] = False,

@@ -79,7 +79,7 @@ def test_the_stored_recipe_spells_out_the_training(finished):
     assert affinitynet["train"]["augment"]["padding"] == "black"
     assert affinitynet["backbone"]["output_stride"] == 8
     assert affinitynet["beta"] == 8
-    again = refiner_steps(load_recipe(finished / "recipe.yaml"))
+    again = refiner_steps(load_recipe(finished / "recipe.yaml"))[0]
     assert [step.key for step in again] == ["affinitynet", "irn", "crf"]
 
 
@@ -129,7 +129,7 @@ def test_killed_and_started_again(root, tmp_path, name, count):
 
 
 def test_initial_weights_can_be_those_of_the_localizer(root, finished):
-    steps = refiner_steps(load_recipe(settings(root, finished, {**AFFINITYNET, "start": "localizer"})))
+    steps = refiner_steps(load_recipe(settings(root, finished, {**AFFINITYNET, "start": "localizer"})))[0]
     weights = read_weights(finished / "localizer.safetensors", prefix="backbone.model.")
     refiner = steps[0].untrained(finished / "localizer.safetensors")
     state = refiner.backbone.model.state_dict()
@@ -137,7 +137,7 @@ def test_initial_weights_can_be_those_of_the_localizer(root, finished):
 
 
 def test_the_same_refiner_twice_has_two_names(root, tmp_path):
-    steps = refiner_steps(load_recipe(settings(root, tmp_path, AFFINITYNET, AFFINITYNET, CRF, CRF)))
+    steps = refiner_steps(load_recipe(settings(root, tmp_path, AFFINITYNET, AFFINITYNET, CRF, CRF)))[0]
     assert [step.key for step in steps] == ["affinitynet", "affinitynet-2", "crf", "crf-2"]
 
 
@@ -170,7 +170,7 @@ def test_one_way_to_draw_a_size_takes_the_place_of_the_usual_one(root, tmp_path,
         way: given,
     }
     assert augment.crop == (448 if name == "affinitynet" else 512)
-    again = refiner_steps(load_recipe(settings(root, tmp_path, experiment.steps[0].named().model_dump())))
+    again = refiner_steps(load_recipe(settings(root, tmp_path, experiment.steps[0].named().model_dump())))[0]
     assert again == experiment.steps
 
 

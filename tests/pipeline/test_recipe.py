@@ -145,7 +145,7 @@ def test_options_without_a_name_are_those_of_the_default(section, choice, name):
 
 def test_set_of_a_list_of_refiners():
     recipe = load_recipe(tree(), ["refine=[threshold, {name: crf, params: D}]"])
-    threshold, crf = refiner_steps(recipe)
+    threshold, crf = refiner_steps(recipe)[0]
     assert (threshold.name, threshold.options) == ("threshold", {"value": 0.2})
     assert (crf.name, crf.options["params"]) == ("crf", "D")
 

@@ -4,6 +4,7 @@ SAM has weights of its own and is held to the same in its own file.
 """
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,12 @@ from weakseg.refine.registry import REFINERS
 SIZES = [(40, 56), (61, 35)]
 PLAIN = sorted(name for name in REFINERS if name != "sam")
 TRAINED = sorted(name for name, kind in REFINERS.items() if issubclass(kind, TrainedRefiner))
-QUICK = {"irn": {"pad_to": 0, "calibration": 64, "logt": 2}, "affinitynet": {"logt": 2}, "crf": {"iterations": 2}}
+QUICK = {
+    "affinitynet": {"logt": 2},
+    "box_crf": {"iterations": 2},
+    "crf": {"iterations": 2},
+    "irn": {"pad_to": 0, "calibration": 64, "logt": 2},
+}
 
 
 def refiner(name):
@@ -30,9 +36,16 @@ def refiner(name):
 
 
 def known(size, classes=(1, 4)):
-    """An image and maps that say what background is."""
-    image = picture(*size)
-    return image, PowerBackground(alpha=1).refine(image, maps_of(size, classes))
+    """An image and maps that say what background is, with a box for each class and features."""
+    image, (height, width) = picture(*size), size
+    corners = [[1.0, 2.0, width // 2, height - 3], [width // 3, 5.0, width - 1, height]]
+    found = replace(
+        maps_of(size, classes),
+        boxes=torch.tensor(corners)[: len(classes)],
+        box_classes=torch.tensor(classes, dtype=torch.int64),
+        features=torch.rand(6, 8, 9, generator=torch.Generator().manual_seed(2)),
+    )
+    return image, PowerBackground(alpha=1).refine(image, found)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -134,3 +147,17 @@ def test_a_missing_background_is_the_users_to_mend(name):
     image = picture(*SIZES[0])
     with pytest.raises(UserError, match="no background"):
         refiner(name).refine(image, maps_of(SIZES[0]))
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if REFINERS[name].needs_boxes])
+def test_missing_boxes_are_the_users_to_mend(name):
+    image, given = known(SIZES[0])
+    with pytest.raises(UserError, match="no boxes"):
+        refiner(name).refine(image, replace(given, boxes=None, box_classes=None))
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if REFINERS[name].needs_features])
+def test_missing_features_are_the_users_to_mend(name):
+    image, given = known(SIZES[0])
+    with pytest.raises(UserError, match="no features"):
+        refiner(name).refine(image, replace(given, features=None))

@@ -14,13 +14,14 @@ from weakseg.methods.method import Method
 from weakseg.methods.registry import method_class
 from weakseg.metrics import protocol_name
 from weakseg.networks.backbone import Backbone
+from weakseg.networks.classifier import build_classifier, classifier_options
 from weakseg.networks.segmentation import NETWORKS, OURS, create_network
 from weakseg.networks.weights import checksum
 from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.pipeline.options import checked_options
-from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Recipe, Segment, Training
+from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Predict, Recipe, Segment, Training
 from weakseg.registry import find
-from weakseg.segment.losses import loss_function, loss_options
+from weakseg.segment.losses import loss_function, loss_options, needs_second
 from weakseg.segment.segmenter import Segmenter
 
 PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "lightning", "numpy")
@@ -58,21 +59,73 @@ def check_settings(recipe: Recipe) -> None:
         protocol_name("seed", split)
     if "val" in recipe.evaluate.seeds and recipe.data.val is None:
         raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
+    if recipe.localize is not None:
+        _check_predict(recipe.localize)
     if recipe.segment is not None:
         segment = recipe.segment
-        backbone = segment.backbone or recipe.localize.backbone
-        if segment.start == "localizer" and backbone.name != recipe.localize.backbone.name:
-            raise UserError(
-                f"'segment.start: localizer' needs backbone '{recipe.localize.backbone.name}', not '{backbone.name}'",
-                where="recipe",
-                remedy="Use the same backbone, or start: pretrained",
-            )
+        _check_start(recipe, segment)
+        _check_masks(recipe, segment)
         find(segment.network.name, NETWORKS, "network")
         if segment.network.name in OURS:
             checked_options(OURS[segment.network.name], segment.network.options, "segment.network")
+        else:
+            checked_options(build_classifier, classifier_options(segment.network.options), "segment.network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
         if segment.predict.crf is not None:
             find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
+
+
+def _check_start(recipe: Recipe, segment: Segment) -> None:
+    if segment.start != "localizer":
+        return
+    if recipe.localize is None:
+        raise UserError(
+            "'segment.start: localizer' without a localiser", where="recipe", remedy="Write start: pretrained"
+        )
+    backbone = segment.backbone or recipe.backbone
+    if backbone.name != recipe.backbone.name:
+        raise UserError(
+            f"'segment.start: localizer' needs backbone '{recipe.backbone.name}', not '{backbone.name}'",
+            where="recipe",
+            remedy="Use the same backbone, or start: pretrained",
+        )
+
+
+def _check_masks(recipe: Recipe, segment: Segment) -> None:
+    """Second masks have to be made by somebody."""
+    wanting = f"segment.masks: {segment.masks}" if segment.masks != "first" else None
+    if needs_second(segment.loss.name):
+        wanting = f"segment.loss: {segment.loss.name}"
+    if wanting and not recipe.second:
+        raise UserError(
+            f"'{wanting}' needs second masks", where="recipe", remedy="Name the refiners that make them under 'second'"
+        )
+
+
+def predicting(recipe: Recipe) -> Predict | None:
+    """How the network that is left in the end looks at images; ``None`` if there is none."""
+    if recipe.segment is not None:
+        return recipe.segment.predict
+    localize = recipe.localize
+    if localize is None or not method_class(localize.method.name).segments:
+        return None
+    return localize.predict or Predict(scales=localize.scales, flip=localize.flip, merge="mean")
+
+
+def _check_predict(localize: Localize) -> None:
+    """A method that is no segmenter predicts nothing, and one that is merges views in its own way."""
+    if localize.predict is None:
+        return
+    if not method_class(localize.method.name).segments:
+        raise UserError(
+            f"method '{localize.method.name}' is no segmenter", where="localize.predict", remedy="See segment.predict"
+        )
+    if localize.predict.merge != "mean":
+        raise UserError(
+            f"method '{localize.method.name}' merges views by their mean",
+            where="localize.predict",
+            remedy="Write merge: mean",
+        )
 
 
 def check_augment(augment: Augment, where: str) -> None:

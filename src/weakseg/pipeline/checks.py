@@ -27,7 +27,7 @@ def audit_folder(
 
     Args:
         root: Its folder.
-        kind: ``"auto"``, ``"folder"`` or ``"voc"``.
+        kind: ``"auto"``, ``"folder"``, ``"voc"`` or ``"coco"``.
         splits: Names of the splits, training first; ``None`` takes train and, where there is one, val.
         needs: Labels that training needs.
         allow_untagged: Whether images may have an empty row of tags, showing none of the classes.

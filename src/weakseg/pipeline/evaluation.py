@@ -3,10 +3,11 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from weakseg.data.dataset import CONTEXT, Dataset, size_error
 from weakseg.data.images import read_mask
 from weakseg.data.maps import LocalizationMaps
+from weakseg.data.sample import IGNORE
 from weakseg.errors import UserError
 from weakseg.metrics import (
     METRICS,
@@ -28,6 +30,7 @@ from weakseg.metrics import (
     SoftLocalization,
     protocol_name,
 )
+from weakseg.metrics.boxes import CAMPrecision, FillingRates
 from weakseg.metrics.iou import Absent
 from weakseg.metrics.protocol import RATIO
 from weakseg.pipeline.progress import Reporter
@@ -35,8 +38,12 @@ from weakseg.refine.background import ThresholdBackground
 from weakseg.refine.masks import at_image_size, pseudo_mask
 from weakseg.registry import near_matches
 
-SOFT = "soft"
+SOFT, PRECISION = "soft", "cam_precision"
+FILLING = "filling_rate"
+OF_MAPS = {SOFT: SoftLocalization, PRECISION: CAMPrecision}
+FILLED = ("mask", "second")
 BOUNDARY = "boundary_f1"
+T = TypeVar("T")
 CONFUSION = "evaluate.confusion"
 
 
@@ -49,7 +56,8 @@ class Provenance:
         backbone: Name of the network's backbone.
         weights: Where its initial weights come from.
         absent: What is done with classes that the truth lacks.
-        metrics: Names of the metrics measured beside the mIoU, keys of ``METRICS``, or ``"soft"`` (of seeds alone).
+        metrics: Names of the metrics measured beside the mIoU: keys of ``METRICS``, ``"soft"`` and ``"cam_precision"``
+            (of seeds alone), ``"filling_rate"`` (of pseudo-masks alone).
         confusion: Pairs of a class and what coincides with it whose confusion ratio is measured.
         saliency: Where the saliency maps came from, ``None`` if none were used.
         boundary: By which rule boundaries are compared, where that is one of the metrics.
@@ -72,23 +80,37 @@ class Measured:
     Attributes:
         results: By protocol name.
         images: Protocol name -> id -> mean IoU over the classes that truth or prediction of that image has.
+        filling: Protocol name -> class -> the share of each of its boxes that it fills.
         curve: (threshold, mIoU) of the seeds on the training split.
         threshold: The best of them.
     """
 
     results: dict[str, ProtocolResult] = field(default_factory=dict)
     images: dict[str, dict[str, float]] = field(default_factory=dict)
+    filling: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     curve: list[tuple[float, float]] = field(default_factory=list)
     threshold: float | None = None
 
     def to_csv(self) -> str:
         """``protocol,image,miou``, one line per image."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["protocol", "image", "miou"])
-        for protocol, scores in self.images.items():
-            writer.writerows([protocol, image_id, f"{score:.6f}"] for image_id, score in scores.items())
-        return text.getvalue()
+        return _table(("protocol", "image", "miou"), ((*key, score) for key, score in _pairs(self.images)))
+
+    def filling_csv(self) -> str:
+        """``protocol,class,rate``, one line per box."""
+        rows = ((*key, rate) for key, rates in _pairs(self.filling) for rate in rates)
+        return _table(("protocol", "class", "rate"), rows)
+
+
+def _pairs(nested: Mapping[str, Mapping[str, T]]) -> Iterator[tuple[tuple[str, str], T]]:
+    return (((outer, inner), value) for outer, values in nested.items() for inner, value in values.items())
+
+
+def _table(columns: Sequence[str], rows: Iterable[tuple[str, str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([one, other, f"{value:.6f}"] for one, other, value in rows)
+    return text.getvalue()
 
 
 class Evaluator:
@@ -137,6 +159,7 @@ class Evaluator:
         predicted: Callable[[str], Tensor],
         flags: Flags,
         maps: Callable[[str], LocalizationMaps] | None = None,
+        left_out: Callable[[str], Tensor] | None = None,
     ) -> None:
         """Compare label maps with the true masks of a set.
 
@@ -147,14 +170,16 @@ class Evaluator:
             predicted: Id to (H, W) label map.
             flags: Help that the label maps had.
             maps: Id to the maps, at image size, that the label map was made of.
+            left_out: Id to (H, W) bool, pixels that are not compared; their share is told.
         """
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
         metrics = self.provenance.metrics
-        others = [self._metric(metric, len(names)) for metric in metrics if metric != SOFT]
-        soft = SoftLocalization(len(names)) if SOFT in metrics and maps is not None else None
+        others = [self._metric(metric, len(names)) for metric in metrics if metric not in (*OF_MAPS, FILLING)]
+        soft = [] if maps is None else [kind(len(names)) for metric, kind in OF_MAPS.items() if metric in metrics]
+        filling = FillingRates(len(names)) if FILLING in metrics and stage in FILLED else None
         confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
-        ids = masked_ids(dataset)
+        ids, compared = masked_ids(dataset), Share()
         with self.reporter.track(name, len(ids)) as bar:
             for image_id in ids:
                 mask, truth = predicted(image_id), true_mask(dataset, image_id)
@@ -164,18 +189,27 @@ class Evaluator:
                         where=dataset.paths(image_id)["mask"],
                         remedy="Masks must have the size of their images",
                     )
+                if left_out is not None:
+                    truth = compared.without(truth, left_out(image_id))
                 one = ConfusionMatrix(len(names))
                 one.update(mask, truth)
                 confusion.merge([one])
                 scores[image_id] = one.miou()
                 for other in others:
                     other.update(mask, truth)
-                if soft is not None and maps is not None:
-                    soft.update(maps(image_id).scores, maps(image_id).classes, truth)
+                if maps is not None:
+                    for score in soft:
+                        score.update(maps(image_id).scores, maps(image_id).classes, truth)
+                if filling is not None and (boxes := dataset.box_tensors(image_id)) is not None:
+                    filling.update(mask, *boxes)
                 if confused.pairs and (context := context_labels(dataset, image_id, truth)) is not None:
                     confused.update(mask, truth, context)
                 bar.advance()
-        values = [other.values() for other in others] + ([] if soft is None else [soft.values()])
+        values = [other.values() for other in (*others, *soft)]
+        if filling is not None:
+            values.append(filling.values())
+            self.measured.filling[name] = dict(zip(names[1:], filling.rates, strict=True))
+        values += [] if left_out is None else [{"compared": compared.value()}]
         values.append(dict(zip(map(confusion_name, self.provenance.confusion), confused.ratios(), strict=True)))
         self.measured.images[name] = {key: value for key, value in scores.items() if not math.isnan(value)}
         self.measured.results[name] = ProtocolResult.from_confusion(
@@ -195,6 +229,25 @@ class Evaluator:
     def _metric(self, name: str, num_values: int) -> SetMetric:
         rule = self.provenance.boundary
         return SetBoundary(rule.tolerance, thin=rule.thin) if name == BOUNDARY else METRICS[name](num_values)
+
+
+@dataclass
+class Share:
+    """How much of what the truth labels is compared."""
+
+    labelled: int = 0
+    kept: int = 0
+
+    def without(self, truth: Tensor, left_out: Tensor) -> Tensor:
+        """The truth, 255 where pixels are left out."""
+        others = truth.masked_fill(left_out, IGNORE)
+        self.labelled += int((truth != IGNORE).sum())
+        self.kept += int((others != IGNORE).sum())
+        return others
+
+    def value(self) -> float:
+        """In [0, 1]; not a number before anything was seen."""
+        return self.kept / self.labelled if self.labelled else math.nan
 
 
 def confusion_name(pair: tuple[str, str]) -> str:
@@ -255,8 +308,10 @@ def masked_ids(dataset: Dataset) -> list[str]:
 
 
 def true_mask(dataset: Dataset, image_id: str) -> Tensor:
-    """(H, W) uint8 true mask of an image."""
-    return read_mask(dataset.paths(image_id)["mask"])
+    """(H, W) uint8 true mask of an image that has one."""
+    mask = dataset.mask(image_id)
+    assert mask is not None
+    return mask
 
 
 def extremes(scores: dict[str, float], count: int) -> tuple[Sequence[str], Sequence[str]]:

@@ -38,6 +38,16 @@ def mask_path(folder: Path, image_id: str) -> Path:
     return folder / "masks" / f"{image_id}.png"
 
 
+def second_folder(steps: Sequence[Step]) -> str:
+    """Name of the folder of other pseudo-masks, after the last of the refiners that make them."""
+    return f"masks-{steps[-1].name}"
+
+
+def second_path(steps: Sequence[Step], folder: Path, image_id: str) -> Path:
+    """Where the other pseudo-mask of an image is."""
+    return folder / second_folder(steps) / f"{image_id}.png"
+
+
 def instances_path(folder: Path, image_id: str) -> Path:
     """Where the list of an image's objects is; their picture stands beside it."""
     return folder / "instances" / f"{image_id}.json"
@@ -134,8 +144,12 @@ def _corners(dataset: Dataset, side: int, batch: int, backbone: Backbone, device
         yield corners.to(device.target)
 
 
+Predictor = Segmenter | Method
+"""A segmenter, or a method whose network is one."""
+
+
 def predict_datasets(
-    segmenter: Segmenter,
+    segmenter: Predictor,
     datasets: Sequence[Dataset],
     tagged: Collection[str],
     settings: Predict,
@@ -147,7 +161,7 @@ def predict_datasets(
     """Write the segmenter's masks of every image that has none yet.
 
     Args:
-        segmenter: A trained segmenter.
+        segmenter: A trained segmenter, or a method that is one.
         datasets: What to segment.
         tagged: Names of the splits in which only the classes that an image is tagged with may be seen.
         settings: Scales, flips, CRF.
@@ -172,7 +186,7 @@ def predict_datasets(
 
 
 def predict_images(
-    segmenter: Segmenter,
+    segmenter: Predictor,
     images: Sequence[Tensor],
     settings: Predict,
     device: Device,
@@ -190,10 +204,8 @@ def predict_images(
     Yields:
         For each image (H, W) uint8 mask values.
     """
-    network = segmenter.network
-    batch = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
     with device.autocast(settings.precision):
-        probabilities = segmenter.predict(batch, settings.scales, settings.flip, settings.merge)
+        probabilities = _looked_at(segmenter, images, settings, device, tags)
     for image, scores, allowed in zip(images, probabilities, tags or [None] * len(images), strict=True):
         values = torch.arange(len(scores), device=scores.device)
         if allowed is not None:
@@ -205,3 +217,23 @@ def predict_images(
         else:
             scores = scores[values]
         yield values[scores.argmax(0)].to(torch.uint8).cpu()
+
+
+def _looked_at(
+    segmenter: Predictor,
+    images: Sequence[Tensor],
+    settings: Predict,
+    device: Device,
+    tags: Sequence[tuple[int, ...] | None] | None,
+) -> Tensor:
+    """(B, K, H, W) scores; a method leaves out classes by itself, unless the tags do."""
+    known = segmenter.network if isinstance(segmenter, Segmenter) else segmenter.backbone
+    batch = normalised(torch.stack(list(images)), known.mean, known.std).to(device.target)
+    if isinstance(segmenter, Segmenter):
+        return segmenter.predict(batch, settings.scales, settings.flip, settings.merge)
+    shown = None
+    if tags is not None and None not in tags:
+        shown = torch.zeros(len(images), segmenter.num_classes, dtype=torch.bool, device=device.target)
+        for row, classes in zip(shown, tags, strict=True):
+            row[list(classes or ())] = True
+    return segmenter.predict(batch, settings.scales, settings.flip, tags=shown)

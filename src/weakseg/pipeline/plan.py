@@ -9,6 +9,7 @@ from weakseg import __version__
 from weakseg.data.sample import WeakLabel
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.inference import second_folder
 from weakseg.pipeline.manifest import fingerprint
 from weakseg.pipeline.steps import Learning, Step
 from weakseg.pipeline.work import Work
@@ -46,7 +47,8 @@ def plan(experiment: Experiment, until: Until) -> list[Stage]:
     """All stages up to the one that ``until`` names; what depends on saliency maps depends on those there are now."""
     work = Work(experiment)
     stages = [*_saliency(experiment, work), *_labelling(experiment, work)]
-    stages += _segmenting(experiment, work, stages[-1].inputs)
+    localizer = next((stage.inputs for stage in stages if stage.name == "localizer"), "")
+    stages += _segmenting(experiment, work, stages[-1].inputs, localizer)
     stages += _telling(experiment, work, fingerprint(stages=[stage.inputs for stage in stages]))
     names = [stage.name for stage in stages]
     last = LAST_STAGE[until] if LAST_STAGE[until] in names else "masks"
@@ -76,8 +78,35 @@ def _saliency(experiment: Experiment, work: Work) -> list[Stage]:
 
 
 def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
-    settings = experiment.recipe.localize
-    made = {} if experiment.saliency is None else {"saliency": experiment.saliency.fingerprint()}
+    """Maps and what the refiners make of them; without a localiser they start from the data."""
+    localizing = [] if experiment.recipe.localize is None else _localizing(experiment, work)
+    if localizing:
+        maps = localizing[-1].inputs
+    else:
+        maps = fingerprint(**_common(experiment), data=experiment.data[experiment.train_set.split])
+    made = _made(experiment)
+    steps: list[object] = []
+    refining = []
+    for step in experiment.steps:
+        learning = [] if step.learning is None else _learning(experiment, work, step, step.learning, maps, steps)
+        steps.append([step.name, step.options, *(stage.inputs for stage in learning)])
+        steps.extend(made.values() if step.kind.needs_saliency else ())
+        refining += learning
+    again = {"first": len(experiment.first)} if experiment.second else {}
+    masks = fingerprint(maps=maps, steps=steps, **again)
+    if experiment.tells_objects:
+        refining.append(Stage("instances", masks, ("instances",), work.tell_objects))
+    folders = ("masks", *([second_folder(experiment.second)] if experiment.second else []))
+    return [*localizing, *refining, Stage("masks", masks, folders, work.refine)]
+
+
+def _made(experiment: Experiment) -> dict[str, str]:
+    """Saliency maps that a provider makes, as part of a hash."""
+    return {} if experiment.saliency is None else {"saliency": experiment.saliency.fingerprint()}
+
+
+def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
+    settings, made = experiment.localize, _made(experiment)
     localizer = fingerprint(
         **_common(experiment),
         data=experiment.data[experiment.train_set.split],
@@ -92,20 +121,10 @@ def _labelling(experiment: Experiment, work: Work) -> list[Stage]:
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
-    stages = [
+    return [
         Stage("localizer", localizer, _trained("localizer"), work.train_localizer),
         Stage("maps", maps, ("maps",), work.localize),
     ]
-    steps: list[object] = []
-    for step in experiment.steps:
-        learning = [] if step.learning is None else _learning(experiment, work, step, step.learning, maps, steps)
-        steps.append([step.name, step.options, *(stage.inputs for stage in learning)])
-        steps.extend(made.values() if step.kind.needs_saliency else ())
-        stages += learning
-    masks = fingerprint(maps=maps, steps=steps)
-    if experiment.tells_objects:
-        stages.append(Stage("instances", masks, ("instances",), work.tell_objects))
-    return [*stages, Stage("masks", masks, ("masks",), work.refine)]
 
 
 def _learning(
@@ -126,27 +145,33 @@ def _learning(
     ]
 
 
-def _segmenting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
+def _segmenting(experiment: Experiment, work: Work, masks: str, localizer: str) -> list[Stage]:
+    """The training of a segmenter, unless the localiser is one, and its predictions."""
     if experiment.recipe.segment is None:
-        return []
+        return _predicting(experiment, work, localizer)
     settings = experiment.recipe.segment
     segmenter = fingerprint(
         **_common(experiment),
         masks=masks,
-        network=settings.model_dump(include={"network", "loss", "head_factor", "start"}),
+        network=settings.model_dump(include={"network", "loss", "head_factor", "start", "masks", "true_masks"}),
         backbone=build.backbone_inputs(experiment.segmenter_backbone),
         train=settings.train.model_dump(exclude={"workers"}),
     )
-    stages = [Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)]
-    if experiment.segmented_sets:
-        predictions = fingerprint(
-            segmenter=segmenter,
-            data=[experiment.data[dataset.split] for dataset in experiment.segmented_sets],
-            tagged=sorted(experiment.tagged_splits),
-            predict=settings.predict.model_dump(),
-        )
-        stages.append(Stage("predictions", predictions, ("predictions",), work.predict))
-    return stages
+    trained = Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)
+    return [trained, *_predicting(experiment, work, segmenter)]
+
+
+def _predicting(experiment: Experiment, work: Work, segmenter: str) -> list[Stage]:
+    settings = experiment.predicting
+    if settings is None or not experiment.segmented_sets:
+        return []
+    predictions = fingerprint(
+        segmenter=segmenter,
+        data=[experiment.data[dataset.split] for dataset in experiment.segmented_sets],
+        tagged=sorted(experiment.tagged_splits),
+        predict=settings.model_dump(),
+    )
+    return [Stage("predictions", predictions, ("predictions",), work.predict)]
 
 
 def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:

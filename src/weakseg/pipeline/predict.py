@@ -14,11 +14,10 @@ from weakseg.errors import UserError
 from weakseg.networks.weights import load_weights, read_about
 from weakseg.pipeline import build
 from weakseg.pipeline.device import choose_device
-from weakseg.pipeline.inference import predict_images, ready
+from weakseg.pipeline.inference import Predictor, predict_images, ready
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import Recipe, load_recipe
+from weakseg.pipeline.recipe import Predict, Recipe, load_recipe
 from weakseg.report.pictures import overlay_mask
-from weakseg.segment.segmenter import Segmenter
 
 
 def predict_files(
@@ -46,15 +45,14 @@ def predict_files(
     Raises:
         UserError: If the run has no segmenter, nothing matches, or an image cannot be read.
     """
-    recipe, segmenter = load_segmenter(run_folder)
+    settings, segmenter = load_segmenter(run_folder)
     files = _matching(images)
     chosen = choose_device(device, 1)
     segmenter = ready(segmenter, chosen)
-    assert recipe.segment is not None
     with reporter.track("predict", len(files)) as bar:
         for name, path in files.items():
             image = read_image(path)
-            mask = next(predict_images(segmenter, [image], recipe.segment.predict, chosen))
+            mask = next(predict_images(segmenter, [image], settings, chosen))
             write_mask(output / f"{name}.png", mask)
             if overlay:
                 picture = overlay_mask(image.permute(1, 2, 0).numpy(), mask.numpy())
@@ -65,26 +63,43 @@ def predict_files(
     return len(files)
 
 
-def load_segmenter(run_folder: Path) -> tuple[Recipe, Segmenter]:
-    """The recipe of a run and its trained segmenter.
+def load_segmenter(run_folder: Path) -> tuple[Predict, Predictor]:
+    """How a run's trained network looks at images, and that network: the segmenter, or a localiser that is one.
 
     Raises:
         UserError: If the folder has none, or its weights do not say which classes they tell apart.
     """
-    weights, recipe_file = run_folder / "segmenter.safetensors", run_folder / "recipe.yaml"
-    if not weights.is_file() or not recipe_file.is_file():
-        raise UserError("holds no trained segmenter", where=run_folder, remedy="Give the folder of a finished run")
+    recipe_file = run_folder / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise _nothing_trained(run_folder)
     recipe = load_recipe(recipe_file)
-    if recipe.segment is None:
+    settings = build.predicting(recipe)
+    if settings is None:
         raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
+    weights = run_folder / ("localizer.safetensors" if recipe.segment is None else "segmenter.safetensors")
+    if not weights.is_file():
+        raise _nothing_trained(run_folder)
     classes = read_about(weights).get("classes")
     if classes is None:
         raise UserError("names no classes in its header", where=weights, remedy="Train the segmenter again")
-    backbone = recipe.segment.backbone or recipe.localize.backbone
-    untrained = backbone.model_copy(update={"weights": "none", "sha256": None})
-    segmenter = build.segmenter(recipe.segment, untrained, len(classes.split("\n")))
-    load_weights(segmenter, weights)
-    return recipe, segmenter
+    predictor = _untrained(recipe, len(classes.split("\n")))
+    load_weights(predictor, weights)
+    return settings, predictor
+
+
+def _nothing_trained(run_folder: Path) -> UserError:
+    return UserError("holds no trained segmenter", where=run_folder, remedy="Give the folder of a finished run")
+
+
+def _untrained(recipe: Recipe, num_classes: int) -> Predictor:
+    """The network whose weights are about to be read, so that none are looked for elsewhere."""
+    changes = {"weights": "none", "sha256": None}
+    if recipe.segment is not None:
+        backbone = recipe.segment.backbone or recipe.backbone
+        return build.segmenter(recipe.segment, backbone.model_copy(update=changes), num_classes)
+    assert recipe.localize is not None
+    blank = recipe.localize.model_copy(update={"backbone": recipe.localize.backbone.model_copy(update=changes)})
+    return build.method(blank, build.method_options(recipe.localize.method), num_classes)
 
 
 def _matching(images: Sequence[str]) -> dict[str, Path]:

@@ -125,23 +125,6 @@ class Training(Section):
     augment: Augment = Augment()
 
 
-class Localize(Choosing):
-    """The method, its training, and the views from which its maps are merged.
-
-    ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
-    """
-
-    method: Choice = Named(name="cam")
-    backbone: BackboneSettings = BackboneSettings()
-    head_factor: Annotated[float, Field(gt=0)] = 10.0
-    train: Training = Training()
-    scales: Scales = (1.0, 0.5, 1.5, 2.0)
-    flip: bool = True
-    stride: Positive = 4
-    batch: Positive = 4
-    precision: Precision = "auto"
-
-
 class Predict(Section):
     """How the segmenter looks at an image."""
 
@@ -153,14 +136,39 @@ class Predict(Section):
     precision: Precision = "auto"
 
 
+class Localize(Choosing):
+    """The method, its training, and the views from which its maps are merged.
+
+    ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
+    ``predict`` is for methods whose network is already the segmenter, with ``segment: none``; it has the views of the
+    maps where nothing else is said.
+    """
+
+    method: Choice = Named(name="cam")
+    backbone: BackboneSettings = BackboneSettings()
+    head_factor: Annotated[float, Field(gt=0)] = 10.0
+    train: Training = Training()
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    flip: bool = True
+    stride: Positive = 4
+    batch: Positive = 4
+    precision: Precision = "auto"
+    predict: Predict | None = None
+
+
 class Segment(Choosing):
     """The segmenter, its loss and its training; ``backbone`` defaults to the localiser's.
 
     ``start: localizer`` takes the encoder's initial weights from the trained localiser (as MCTformer does), which
-    must then have the same backbone; ``pretrained`` those that the backbone section names.
+    must then have the same backbone; ``pretrained`` those that the backbone section names. ``masks`` says which
+    pseudo-masks it learns from where ``second`` makes others: those of ``refine``, the others, or the pixels on which
+    both agree; losses that compare two label maps are given both in any case. ``true_masks`` names a split whose
+    images are among the training images and are learnt with their true masks (semi-supervised).
     """
 
     network: Choice = Named(name="deeplabv3plus")
+    masks: Literal["first", "second", "agreed"] = "first"
+    true_masks: str | None = None
     backbone: BackboneSettings | None = None
     start: Literal["pretrained", "localizer"] = "pretrained"
     loss: Choice = Named(name="cross_entropy")
@@ -192,7 +200,7 @@ class Evaluate(Section):
     segmenter: tuple[Literal["train", "val"], ...] = ("val",)
     tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
-    metrics: tuple[Literal["contour_f", "boundary_f1", "soft"], ...] = ()
+    metrics: tuple[Literal["contour_f", "boundary_f1", "soft", "cam_precision", "filling_rate"], ...] = ()
     boundary: Boundary = Boundary()
     confusion: tuple[tuple[str, str], ...] = ()
 
@@ -207,18 +215,30 @@ class Run(Section):
 
 
 class Recipe(Section):
-    """One experiment."""
+    """One experiment.
+
+    ``localize: none`` leaves out the localiser; ``refine`` then starts with a refiner that makes maps of the labels,
+    such as ``boxes``. ``second`` are refiners that go on from the masks of ``refine`` to other ones, which are kept
+    beside them.
+    """
 
     name: str
     description: str = ""
     seed: int = 0
     data: Data
-    localize: Localize = Localize()
+    localize: Localize | None = Localize()
     refine: tuple[Choice, ...] = (Named(name="power"), Named(name="crf"))
+    second: tuple[Choice, ...] = ()
     segment: Segment | None = Segment()
     evaluate: Evaluate = Evaluate()
     run: Run = Run()
     environment: dict[str, str] | None = Field(None, description="written by the run: versions, data fingerprint")
+
+    @property
+    def backbone(self) -> BackboneSettings:
+        """The localiser's backbone, without one the segmenter's, and the usual one if nothing is said."""
+        stated = self.localize or self.segment
+        return (None if stated is None else stated.backbone) or BackboneSettings()
 
     def to_yaml(self) -> str:
         """All settings, defaults included."""
@@ -239,7 +259,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for setting in overrides:
         override(tree, setting, Recipe)
     try:
-        recipe = Recipe.model_validate(_segment_none(tree))
+        recipe = Recipe.model_validate(_without_sections(tree))
         filled = _fill(recipe.model_dump(), recipe.model_dump())
         return Recipe.model_validate(filled)
     except ValidationError as error:
@@ -268,8 +288,9 @@ def _copy(value: Any) -> Any:  # noqa: ANN401
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _segment_none(tree: dict[str, Any]) -> dict[str, Any]:
-    return {**tree, "segment": None} if tree.get("segment") == "none" else tree
+def _without_sections(tree: dict[str, Any]) -> dict[str, Any]:
+    """``none`` leaves a section out."""
+    return {**tree, **{key: None for key in ("localize", "segment") if tree.get(key) == "none"}}
 
 
 def _fill(value: Any, root: dict[str, Any], within: tuple[str, ...] = ()) -> Any:  # noqa: ANN401

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from weakseg.data.dataset import Dataset
 from weakseg.data.images import read_image, read_mask
 from weakseg.data.maps import LocalizationMaps
-from weakseg.pipeline.evaluation import extremes
+from weakseg.pipeline.evaluation import FILLING, extremes
 from weakseg.pipeline.inference import maps_path, mask_path, prediction_path
 from weakseg.pipeline.manifest import read_json
 from weakseg.pipeline.recipe import Recipe
@@ -55,6 +55,7 @@ def report_data(
         metrics=metrics,
         curve=_curve(folder / "thresholds.csv"),
         seed_threshold=_swept(metrics),
+        filling=_filling(folder / "filling.csv", metrics),
         stages=stages,
         timings=timings,
         environment=saved,
@@ -79,7 +80,7 @@ def _panel(folder: Path, dataset: Dataset, scores: dict[str, float], image_id: s
         map_=_if_there(maps_path(folder, image_id), _heat),
         mask=_if_there(mask_path(folder, image_id), _labels),
         prediction=_if_there(prediction_path(folder, image_id), _labels),
-        truth=_labels(paths["mask"]) if "mask" in paths else None,
+        truth=None if (truth := dataset.mask(image_id)) is None else truth.numpy(),
     )
 
 
@@ -108,6 +109,15 @@ def _image_scores(path: Path) -> dict[str, dict[str, float]]:
 
 def _curve(path: Path) -> list[tuple[float, float]]:
     return [(float(row["threshold"]), float(row["miou"])) for row in _rows(path)]
+
+
+def _filling(path: Path, metrics: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Of the protocols that were measured; a file of an earlier evaluation may tell of others."""
+    rates: dict[str, dict[str, list[float]]] = {}
+    for row in _rows(path):
+        if FILLING in metrics.get(row["protocol"], {}):
+            rates.setdefault(row["protocol"], {}).setdefault(row["class"], []).append(float(row["rate"]))
+    return rates
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -110,7 +110,7 @@ def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
         if step.key in names:
             experiment.refiner(step)
     if names & {"segmenter", "predictions"}:
-        _ = experiment.segmenter
+        _ = experiment.predictor
 
 
 def _write_recipe(experiment: Experiment) -> None:

@@ -26,12 +26,23 @@ GPU_BATCH = 8
 
 @dataclass(frozen=True)
 class Job:
-    """One image: where it is, where its maps are, where the result goes, and where its saliency is, if it is needed."""
+    """One image with what is known about it.
+
+    Attributes:
+        image: Its file.
+        maps: Of its maps; ``None`` where the first refiner makes them.
+        result: What is to be written; where it is there already, the image is done.
+        second: Where the other mask goes, if there is to be one.
+        saliency: Of its saliency map, if that is needed.
+        boxes: (n, 4) and (n,) classes, as for ``LocalizationMaps``, if they are needed.
+    """
 
     image: Path
-    maps: Path
+    maps: Path | None
     result: Path
+    second: Path | None = None
     saliency: Path | None = None
+    boxes: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,13 @@ class Refining:
         wanted: ``"masks"`` after all steps; ``"instances"``, of the step that tells objects apart; or ``"targets"``,
             what the last step is to learn from.
         classes: Names of the object classes.
+        again: Further refiners, which go on from the masks to second ones.
     """
 
     steps: tuple[Weighted, ...]
     wanted: Wanted
     classes: tuple[str, ...]
+    again: tuple[Weighted, ...] = ()
 
 
 def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device: Device) -> Iterator[int]:
@@ -99,8 +112,11 @@ class Worker:
 
     def __init__(self, refining: Refining, device: torch.device) -> None:
         self.device, self.classes = device, refining.classes
-        self.steps = [(step.name, _placed(step.ready(weights), device)) for step, weights in refining.steps]
-        self._do: Callable[[list[Tensor], list[LocalizationMaps], Sequence[Path]], None] = {
+        self.steps, self.again = (
+            [(step.name, _placed(step.ready(weights), device)) for step, weights in steps]
+            for steps in (refining.steps, refining.again)
+        )
+        self._do: Callable[[list[Tensor], list[LocalizationMaps], Sequence[Job]], None] = {
             "masks": self._masks,
             "instances": self._instances,
             "targets": self._targets,
@@ -110,36 +126,54 @@ class Worker:
     def __call__(self, jobs: Sequence[Job]) -> int:
         """Do some jobs; returns their number."""
         images = [read_image(job.image).to(self.device) for job in jobs]
-        maps = [_maps(job).to(self.device) for job in jobs]
-        self._do(images, maps, [job.result for job in jobs])
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        maps = [_maps(job, size).to(self.device) for job, size in zip(jobs, sizes, strict=True)]
+        self._do(images, maps, jobs)
         return len(jobs)
 
-    def _masks(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
-        for refined, result in zip(Chain(self.steps).refine_batch(images, maps), results, strict=True):
-            write_mask(result, pseudo_mask(refined).cpu())
+    def _masks(self, images: list[Tensor], maps: list[LocalizationMaps], jobs: Sequence[Job]) -> None:
+        """Second masks first: an image is done when the other one is there."""
+        refined = self._chain(maps).refine_batch(images, maps)
+        if self.again:
+            for other, job in zip(_in_turn(self.again, images, refined), jobs, strict=True):
+                assert job.second is not None
+                write_mask(job.second, pseudo_mask(other).cpu())
+        for one, job in zip(refined, jobs, strict=True):
+            write_mask(job.result, pseudo_mask(one).cpu())
 
-    def _instances(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
-        chain = Chain(self.steps)
-        for image, its_maps, result in zip(images, maps, results, strict=True):
+    def _instances(self, images: list[Tensor], maps: list[LocalizationMaps], jobs: Sequence[Job]) -> None:
+        chain = self._chain(maps)
+        for image, its_maps, job in zip(images, maps, jobs, strict=True):
             found = chain.instances(image, its_maps)
             assert found is not None
-            found.save(result, self.classes)
+            found.save(job.result, self.classes)
 
-    def _targets(self, images: list[Tensor], maps: list[LocalizationMaps], results: Sequence[Path]) -> None:
+    def _chain(self, maps: Sequence[LocalizationMaps]) -> Chain:
+        return Chain(self.steps, background=all(its_maps.background is not None for its_maps in maps))
+
+    def _targets(self, images: list[Tensor], maps: list[LocalizationMaps], jobs: Sequence[Job]) -> None:
         *before, (_, learner) = self.steps
         assert isinstance(learner, TrainedRefiner)
-        for _, step in before:
-            maps = step.refine_batch(images, maps)
-        for image, its_maps, result in zip(images, maps, results, strict=True):
+        for image, its_maps, job in zip(images, _in_turn(before, images, maps), jobs, strict=True):
             target = learner.targets(image, its_maps).cpu()
-            write_mask(result, target) if learner.target == "mask" else write_scores(result, target)
+            write_mask(job.result, target) if learner.target == "mask" else write_scores(job.result, target)
 
 
-def _maps(job: Job) -> LocalizationMaps:
-    maps = LocalizationMaps.load(job.maps)
-    if job.saliency is None:
-        return maps
-    saliency = read_usable(job.saliency, maps.size)
+def _in_turn(
+    steps: Sequence[tuple[str, Refiner]], images: list[Tensor], maps: list[LocalizationMaps]
+) -> list[LocalizationMaps]:
+    for _, step in steps:
+        maps = step.refine_batch(images, maps)
+    return maps
+
+
+def _maps(job: Job, size: tuple[int, int]) -> LocalizationMaps:
+    """An image's maps, none where the first refiner makes them, with its other labels."""
+    blank = LocalizationMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *size), size)
+    maps = blank if job.maps is None else LocalizationMaps.load(job.maps)
+    if job.boxes is not None:
+        maps = replace(maps, boxes=job.boxes[0], box_classes=job.boxes[1])
+    saliency = None if job.saliency is None else read_usable(job.saliency, maps.size)
     return maps if saliency is None else replace(maps, saliency=saliency[0])
 
 

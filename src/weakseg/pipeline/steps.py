@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from weakseg.errors import UserError
+from weakseg.methods.method import Method
+from weakseg.methods.registry import method_class
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights
 from weakseg.pipeline.options import Section, checked_options, known_keys, recipe_error
 from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Training
 from weakseg.refine.refiner import Refiner, TrainedRefiner, check_backgrounds
-from weakseg.refine.registry import refiner_class
+from weakseg.refine.registry import REFINERS, refiner_class
 
 SIZES = ("resize", "scale", "area")
 """Ways in which the size of training images may be drawn, of which a recipe says one."""
@@ -89,21 +92,54 @@ Weighted = tuple[Step, Path | None]
 """A step and the weights of its trained network."""
 
 
-def refiner_steps(recipe: Recipe) -> tuple[Step, ...]:
-    """The refiners of a recipe, all settings checked and defaults filled in.
+def refiner_steps(recipe: Recipe) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """The refiners of a recipe and those of its second masks, all settings checked and defaults filled in.
 
     Raises:
-        UserError: If a refiner, an option or a setting is unknown, a background is missing where one is needed, or a
-            refiner without a network cannot be built.
+        UserError: If a refiner, an option or a setting is unknown, maps or a background are missing where they are
+            needed, or a refiner without a network cannot be built.
     """
     steps: list[Step] = []
-    for position, chosen in enumerate(recipe.refine):
-        steps.append(_step(chosen, f"refine.{position}", recipe.localize.backbone, [step.key for step in steps]))
-    check_backgrounds([(step.name, step.kind) for step in steps])
+    chains = {"refine": recipe.refine, "second": recipe.second}
+    for where, chosen in ((f"{name}.{i}", chosen) for name, chain in chains.items() for i, chosen in enumerate(chain)):
+        steps.append(_step(chosen, where, recipe.backbone, [step.key for step in steps]))
+    first = len(recipe.refine)
+    method = None if recipe.localize is None else method_class(recipe.localize.method.name)
+    if method is None:
+        _check_makers(steps)
+    kinds = [(step.name, step.kind) for step in steps[:first]]
+    check_backgrounds(kinds, known=method is not None and method.gives_background)
+    _check_features(steps, recipe, method)
     for step in steps:
         if step.learning is None:
             step.ready(None)
-    return tuple(steps)
+    return tuple(steps[:first]), tuple(steps[first:])
+
+
+def _check_makers(steps: Sequence[Step]) -> None:
+    """Without a localiser the first refiner makes the maps."""
+    if steps and steps[0].kind.makes_maps:
+        return
+    makers = ", ".join(f"'{name}'" for name, kind in REFINERS.items() if kind.makes_maps)
+    raise UserError(
+        f"'localize: none' leaves refiner '{steps[0].name}' without maps" if steps else "nothing makes maps",
+        where="refine",
+        remedy=f"Start with one of {makers}, or name a localiser",
+    )
+
+
+def _check_features(steps: Sequence[Step], recipe: Recipe, method: type[Method] | None) -> None:
+    """Features are kept by few methods, and not if a recipe does not want them."""
+    asking = next((step.name for step in steps if step.kind.needs_features), None)
+    if asking is None:
+        return
+    if method is None or not method.gives_features:
+        raise UserError(f"refiner '{asking}' needs features", where="recipe", remedy="Choose method 'bana'")
+    assert recipe.localize is not None
+    if recipe.localize.method.options.get("keep_features") is False:
+        raise UserError(
+            f"refiner '{asking}' needs features", where="localize.method", remedy="Leave out 'keep_features: false'"
+        )
 
 
 def _step(chosen: Named, where: str, backbone: BackboneSettings, taken: Sequence[str]) -> Step:

@@ -29,6 +29,7 @@ from weakseg.pipeline.inference import (
     mask_path,
     predict_datasets,
     prediction_path,
+    second_path,
 )
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.reporting import report_data
@@ -62,14 +63,14 @@ class Work:
 
     def train_localizer(self) -> int:
         """Tags, or what else the method needs, to ``localizer.safetensors``."""
-        method, settings = self.experiment.method, self.recipe.localize.train
+        method, settings = self.experiment.method, self.experiment.localize.train
         weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
         transform = build.transform(settings.augment, method.backbone)
         return self._train(method, self._augmented(weak, transform, settings), settings, "localizer")
 
     def localize(self) -> int:
         """The localiser to ``maps/``."""
-        experiment, settings = self.experiment, self.recipe.localize
+        experiment, settings = self.experiment, self.experiment.localize
         load_weights(experiment.method, self.folder / "localizer.safetensors")
         return localize(
             experiment.method,
@@ -105,7 +106,7 @@ class Work:
         return self._refine(self._refining("instances"), partial(instances_path, self.folder), "instances")
 
     def refine(self) -> int:
-        """Maps of the training images to ``masks/``."""
+        """Maps of the training images to ``masks/``, and to the folder of second masks."""
         return self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
 
     def train_segmenter(self) -> int:
@@ -114,19 +115,20 @@ class Work:
         if self.experiment.segment.start == "localizer":
             self._start_from_localizer(segmenter.network.encoder)
             segmenter.network.copy_encoder()
-        pseudo = PseudoMasks(self.experiment.train_set, partial(mask_path, self.folder))
         transform = build.transform(settings.augment, segmenter.network, masks=True)
-        return self._train(segmenter, self._augmented(pseudo, transform, settings), settings, "segmenter")
+        return self._train(segmenter, self._augmented(self._taught(), transform, settings), settings, "segmenter")
 
     def predict(self) -> int:
-        """The segmenter to ``predictions/``."""
-        experiment = self.experiment
-        load_weights(experiment.segmenter, self.folder / "segmenter.safetensors")
+        """The trained network to ``predictions/``."""
+        experiment, settings = self.experiment, self.experiment.predicting
+        assert settings is not None
+        segmenter, name = experiment.predictor
+        load_weights(segmenter, self.folder / f"{name}.safetensors")
         return predict_datasets(
-            experiment.segmenter,
+            segmenter,
             experiment.segmented_sets,
             experiment.tagged_splits,
-            experiment.segment.predict,
+            settings,
             self.folder,
             device=experiment.device,
             reporter=self.reporter,
@@ -136,6 +138,8 @@ class Work:
         """Everything so far to ``metrics.json``, as far as there are true masks."""
         measured = self._measure()
         write_text(self.folder / "images.csv", measured.to_csv())
+        if measured.filling:
+            write_text(self.folder / "filling.csv", measured.filling_csv())
         curve = "".join(f"{threshold:.2f},{miou:.6f}\n" for threshold, miou in measured.curve)
         write_text(self.folder / "thresholds.csv", "threshold,miou\n" + curve)
         write_json(self.folder / "metrics.json", {name: result.to_json() for name, result in measured.results.items()})
@@ -152,9 +156,34 @@ class Work:
         write_report(self.folder / "report", data)
         return 0
 
+    def _taught(self) -> PseudoMasks:
+        """The masks that the segmenter learns from."""
+        experiment, chosen = self.experiment, self.experiment.segment.masks
+        first: Callable[[str], Path] = partial(mask_path, self.folder)
+        second = self._second
+        if chosen == "second":
+            assert second is not None
+            first, second = second, first
+        return PseudoMasks(
+            experiment.train_set,
+            first,
+            second,
+            agreed=chosen == "agreed",
+            truly_labelled=experiment.truly_labelled,
+        )
+
+    @property
+    def _second(self) -> Callable[[str], Path] | None:
+        """Where second masks are, if there are any."""
+        steps = self.experiment.second
+        return partial(second_path, steps, self.folder) if steps else None
+
     def _refining(self, wanted: Wanted) -> Refining:
-        steps = tuple((step, self._weights(step)) for step in self.experiment.steps)
-        return Refining(steps, wanted, self.experiment.train_set.classes.names)
+        first, second = (
+            tuple((step, self._weights(step)) for step in steps)
+            for steps in (self.experiment.first, self.experiment.second)
+        )
+        return Refining(first, wanted, self.experiment.train_set.classes.names, second)
 
     def _before(self, step: Step) -> tuple[Weighted, ...]:
         """The steps that come before another one."""
@@ -166,18 +195,25 @@ class Work:
 
     def _refine(self, refining: Refining, result: Callable[[str], Path], label: str) -> int:
         experiment, dataset = self.experiment, self.experiment.train_set
-        salient = any(step.kind.needs_saliency for step, _ in refining.steps)
         undone = [image_id for image_id in dataset.ids if not result(image_id).exists()]
-        jobs = [self._job(image_id, result(image_id), salient=salient) for image_id in undone]
+        jobs = [self._job(image_id, result(image_id), refining) for image_id in undone]
         workers = self.recipe.run.workers or experiment.device.cores
         with self.reporter.track(label, len(dataset), len(dataset) - len(jobs)) as bar:
             for done in refine_all(jobs, refining, workers=workers, device=experiment.device):
                 bar.advance(done)
         return len(jobs)
 
-    def _job(self, image_id: str, result: Path, *, salient: bool) -> Job:
-        paths = self.experiment.train_set.paths(image_id)
-        return Job(paths["image"], maps_path(self.folder, image_id), result, paths.get("saliency") if salient else None)
+    def _job(self, image_id: str, result: Path, refining: Refining) -> Job:
+        dataset, kinds = self.experiment.train_set, [step.kind for step, _ in (*refining.steps, *refining.again)]
+        paths = dataset.paths(image_id)
+        return Job(
+            image=paths["image"],
+            maps=None if self.recipe.localize is None else maps_path(self.folder, image_id),
+            result=result,
+            second=self._second(image_id) if self._second and refining.wanted == "masks" else None,
+            saliency=paths.get("saliency") if any(kind.needs_saliency for kind in kinds) else None,
+            boxes=dataset.box_tensors(image_id) if any(kind.needs_boxes for kind in kinds) else None,
+        )
 
     def _start_from_localizer(self, body: Module) -> None:
         localizer = self.folder / "localizer.safetensors"
@@ -214,38 +250,53 @@ class Work:
         return seen
 
     def _measure(self) -> Measured:
-        evaluator = Evaluator(self._provenance(self.recipe.localize.backbone), self.reporter)
+        evaluator = Evaluator(self._provenance(self.recipe.backbone, self.experiment.supervision), self.reporter)
         if self.experiment.train_set.has(WeakLabel.MASKS):
             self._measure_labels(evaluator)
-        if self.recipe.segment is not None:
-            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone, refined=True)
-            predict = self.recipe.segment.predict
+        predict = self.experiment.predicting
+        if predict is not None:
+            true = {WeakLabel.MASKS} if self.experiment.truly_labelled else set()
+            labels = self.experiment.supervision | true
+            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone, labels)
             for dataset in self.experiment.segmented_sets:
                 helped = dataset.split in self.experiment.tagged_splits
                 flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
                 if dataset.has(WeakLabel.MASKS):
-                    evaluator.measure("seg", dataset.split, dataset, _masks(self.folder, prediction_path), flags)
+                    evaluator.measure(
+                        "seg", dataset.split, dataset, _read(partial(prediction_path, self.folder)), flags
+                    )
         return evaluator.measured
 
     def _measure_labels(self, evaluator: Evaluator) -> None:
-        """Seeds and pseudo-masks; the threshold is swept on the training images alone."""
+        """Seeds and pseudo-masks."""
+        train_set, first, second = self.experiment.train_set, partial(mask_path, self.folder), self._second
+        if self.recipe.localize is not None:
+            self._measure_seeds(evaluator)
+            evaluator.provenance = self._provenance(self.recipe.backbone, self.experiment.supervision)
+        flags = self._flags(None, crf=any("crf" in step.name for step in self.experiment.first))
+        evaluator.measure("mask", train_set.split, train_set, _read(first), flags)
+        if second is None:
+            return
+        others = self._flags(None, crf=any("crf" in step.name for step in self.experiment.steps))
+        evaluator.measure("second", train_set.split, train_set, _read(second), others)
+        differ = partial(_differ, first, second)
+        evaluator.measure("agreed", train_set.split, train_set, _read(first), others, left_out=differ)
+
+    def _measure_seeds(self, evaluator: Evaluator) -> None:
+        """The threshold is swept on the training images alone."""
         maps, train_set = partial(maps_path, self.folder), self.experiment.train_set
+        evaluator.provenance = self._provenance(self.recipe.backbone, self.experiment.needs)
         evaluator.sweep(train_set, maps)
         for dataset in self.experiment.seed_sets:
             wanted = dataset is not train_set or "train" in self.recipe.evaluate.seeds
             if wanted and dataset.has(WeakLabel.MASKS):
                 evaluator.seeds(dataset.split, dataset, maps, self._flags(evaluator.measured.threshold))
-        flags = self._flags(None, crf=any(step.name == "crf" for step in self.experiment.steps))
-        evaluator.provenance = self._provenance(self.recipe.localize.backbone, refined=True)
-        evaluator.measure("mask", train_set.split, train_set, _masks(self.folder, mask_path), flags)
 
     def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
-        multi_scale = len(self.recipe.localize.scales) > 1
+        multi_scale = self.recipe.localize is not None and len(self.recipe.localize.scales) > 1
         return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
 
-    def _provenance(self, backbone: BackboneSettings, *, refined: bool = False) -> Provenance:
-        """``refined``: the refiners have had a hand in it."""
-        labels = self.experiment.supervision if refined else self.experiment.needs
+    def _provenance(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> Provenance:
         salient = WeakLabel.SALIENCY in labels
         return Provenance(
             supervision=supervision_name(labels),
@@ -264,5 +315,10 @@ def _decoded_bytes(dataset: Dataset) -> int:
     return len(dataset) * sum(value.nbytes for value in vars(dataset[0]).values() if isinstance(value, Tensor))
 
 
-def _masks(folder: Path, path: Callable[[Path, str], Path]) -> Callable[[str], Tensor]:
-    return lambda image_id: read_mask(path(folder, image_id))
+def _read(path: Callable[[str], Path]) -> Callable[[str], Tensor]:
+    return lambda image_id: read_mask(path(image_id))
+
+
+def _differ(first: Callable[[str], Path], second: Callable[[str], Path], image_id: str) -> Tensor:
+    """(H, W) bool, where two masks of an image say different things."""
+    return read_mask(first(image_id)) != read_mask(second(image_id))

@@ -20,11 +20,17 @@ class Refiner(ABC):
         gives_background: Whether its maps say what background is.
         needs_background: Whether the maps that come in must say so.
         needs_saliency: Whether the maps that come in should carry the image's saliency, where it is known.
+        needs_boxes: Whether the maps that come in must carry the image's boxes.
+        needs_features: Whether the maps that come in must carry the method's features.
+        makes_maps: Whether it makes maps of the labels, whatever comes in.
     """
 
     gives_background: ClassVar[bool] = True
     needs_background: ClassVar[bool] = False
     needs_saliency: ClassVar[bool] = False
+    needs_boxes: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    makes_maps: ClassVar[bool] = False
 
     @abstractmethod
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
@@ -108,15 +114,16 @@ class Chain(Refiner):
     """Refiners one after the other.
 
     Args:
-        steps: At least one refiner; named for messages.
+        steps: Refiners; named for messages.
+        background: Whether the maps that come in say what background is.
 
     Raises:
         UserError: If a step needs a background that none before it gives, or the last maps have none.
     """
 
-    def __init__(self, steps: Sequence[tuple[str, Refiner]]) -> None:
+    def __init__(self, steps: Sequence[tuple[str, Refiner]], *, background: bool = False) -> None:
         self.steps = [step for _, step in steps]
-        check_backgrounds([(name, type(step)) for name, step in steps])
+        check_backgrounds([(name, type(step)) for name, step in steps], known=background)
 
     def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
         """All steps in their order."""
@@ -139,16 +146,16 @@ class Chain(Refiner):
         return None
 
 
-def check_backgrounds(steps: Sequence[tuple[str, type[Refiner]]]) -> None:
+def check_backgrounds(steps: Sequence[tuple[str, type[Refiner]]], *, known: bool = False) -> None:
     """See that background scores are there when they are needed.
 
     Args:
         steps: Names and classes of refiners, in order.
+        known: Whether the maps that come in say what background is.
 
     Raises:
         UserError: If a step needs a background that none before it gives, or the last maps have none.
     """
-    known = False
     for name, step in steps:
         if step.needs_background and not known:
             raise UserError(

@@ -1,7 +1,9 @@
 """Charts as inline SVG: no script, no fixed colours; the page's style sheet paints them for light, dark and print."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 from markupsafe import Markup
 
@@ -9,6 +11,7 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 16, 30, 62
+_NAMES, _LONGEST, _ROW, _STEPS = 150, 18, 30, 80
 
 
 def bar(fraction: float, mark: float | None = None) -> Markup:
@@ -61,6 +64,74 @@ def curve(points: Sequence[Point], chosen: float | None = None) -> Markup:
     return Markup('<svg class="curve" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, label, Markup("").join(parts)
     )
+
+
+def violins(rates: Mapping[str, Sequence[float]]) -> Markup:
+    """Draw how values from 0 to 1 are distributed, one shape below the other.
+
+    A shape's height shows how many values are near; the line in it is the median. Each has its own scale.
+
+    Args:
+        rates: Names and values in [0, 1], in the order wanted; a name without values has no shape.
+
+    Returns:
+        An ``svg`` element.
+    """
+    axis = _Axis(0.0, 1.0, _NAMES, WIDTH - _RIGHT)
+    bottom = _ROW * len(rates) + 8
+    parts = [*_share_grid(axis, bottom)]
+    for number, (name, values) in enumerate(rates.items()):
+        middle = _ROW * (number + 0.5) + 8
+        short = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+        parts.append(_text(_NAMES - 14, middle + 5, short, "end"))
+        if values:
+            parts.append(_violin(f"{name}: {len(values)}, median {100 * median(values):.1f} %", values, middle, axis))
+    return Markup('<svg class="curve" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, bottom + 50, "Distribution of filling rates by class", Markup("").join(parts)
+    )
+
+
+def _share_grid(axis: "_Axis", bottom: float) -> list[Markup]:
+    """Per cent from left to right."""
+    parts = [_rule(axis.start, bottom, axis.end, bottom, "axis")]
+    for value in ticks(0.0, 1.0):
+        parts += [_rule(axis(value), 8, axis(value), bottom, "grid")]
+        parts += [_text(axis(value), bottom + 20, f"{100 * value:g}", "middle")]
+    return [*parts, _text(axis.end, bottom + 44, "filling rate, %", "end")]
+
+
+def _violin(title: str, values: Sequence[float], middle: float, axis: "_Axis") -> Markup:
+    """A mirrored density, and the median."""
+    places = [index / _STEPS for index in range(_STEPS + 1)]
+    heights = density(values, places)
+    scale = 0.42 * _ROW / max(heights)
+    above = [(axis(place), middle - scale * height) for place, height in zip(places, heights, strict=True)]
+    below = [(x, 2 * middle - y) for x, y in reversed(above)]
+    outline = " ".join(f"{x:.1f},{y:.1f}" for x, y in above + below)
+    shape = Markup('<polygon class="violin" points="{}"><title>{}</title></polygon>').format(outline, title)
+    centre = axis(median(values))
+    return shape + _rule(centre, middle - 0.3 * _ROW, centre, middle + 0.3 * _ROW, "median")
+
+
+def density(values: Sequence[float], places: Sequence[float], width: float = 0.04) -> list[float]:
+    """Smooth share of the values around each place: the mean of Gaussians about them, reflected at 0 and 1.
+
+    Args:
+        values: At least one, in [0, 1].
+        places: Where to look, in [0, 1].
+        width: Standard deviation; values are rounded to a twentieth of it.
+
+    Returns:
+        One number for each place; its integral from 0 to 1 is 1, up to tails of more than a reflection.
+    """
+    counts = Counter(round(value / width * 20) / 20 * width for value in values)  # so that thousands of values are few
+    scale = len(values) * width * math.sqrt(2 * math.pi)
+
+    def near(place: float) -> float:
+        images = ((image, count) for value, count in counts.items() for image in (value, -value, 2 - value))
+        return sum(count * math.exp(-0.5 * ((place - image) / width) ** 2) for image, count in images)
+
+    return [near(place) / scale for place in places]
 
 
 class _Axis:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose, isfinite
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,13 @@ from weakseg.metrics.protocol import RATIO
 from weakseg.report import charts, pictures
 from weakseg.report.pictures import CAPTIONS, Panel, percent, printable
 
-STAGES = {"seed": "Seeds", "mask": "Pseudo-masks", "seg": "Segmentation"}
+STAGES = {
+    "seed": "Seeds",
+    "mask": "Pseudo-masks",
+    "second": "Second pseudo-masks",
+    "agreed": "Pseudo-masks where both agree",
+    "seg": "Segmentation",
+}
 FLAGS = {
     "gt_tags": "True tags given",
     "crf": "CRF",
@@ -44,6 +51,7 @@ class ReportData:
         metrics: The object of ``metrics.json``, a key per protocol.
         curve: (threshold, mIoU of the seeds).
         seed_threshold: The threshold that was used.
+        filling: For masks such as ``mask@train``: by class the share of each box that its class fills.
         stages: (split, best panels, worst panels).
         timings: The object of ``timings.json``, a key per stage.
         environment: Versions and device.
@@ -56,6 +64,7 @@ class ReportData:
     metrics: dict[str, dict[str, Any]]
     curve: list[tuple[float, float]] = field(default_factory=list)
     seed_threshold: float | None = None
+    filling: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     stages: list[tuple[str, list[Panel], list[Panel]]] = field(default_factory=list)
     timings: dict[str, dict[str, Any]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -89,6 +98,7 @@ def render(data: ReportData) -> str:
         protocols=[_protocol(key, entry, data.classes) for key, entry in data.metrics.items()],
         has_bars=any(entry.get("per_class") for entry in data.metrics.values()),
         threshold=_threshold(data),
+        fillings=[_filling(key, rates, data) for key, rates in data.filling.items() if any(rates.values())],
         splits=[_split(*stage, data.classes) for stage in data.stages if stage[1] or stage[2]],
         times=_times(data.timings),
         heat=[pictures.css_colour(colour) for colour in pictures.heat_colours(np.linspace(0, 1, 9))],
@@ -221,6 +231,25 @@ def _threshold(data: ReportData) -> Threshold | None:
         chosen=None if used is None else (words(used), percent(at_used[0]) if at_used else None),
         marked=used is not None and points[0][0] <= used <= points[-1][0],
         protocols=[(key, _summary(entry)) for key, entry in data.metrics.items() if key.startswith("seed@")],
+    )
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How the masks of a protocol fill boxes: the chart, and name, boxes and median of each class."""
+
+    key: str
+    summary: str
+    drawn: Markup
+    rows: list[tuple[str, str, str]]
+
+
+def _filling(key: str, rates: Mapping[str, Sequence[float]], data: ReportData) -> Filling:
+    return Filling(
+        key=key,
+        summary=_summary(data.metrics.get(key, {})),
+        drawn=charts.violins(rates),
+        rows=[(name, str(len(its)), percent(median(its) if its else None)) for name, its in rates.items()],
     )
 
 

@@ -1,0 +1,184 @@
+"""Runs from boxes: with and without a localiser, with second masks, with some true masks."""
+
+import json
+
+import pytest
+import torch
+
+from tests.data.trees import put_boxes, put_text, refusal
+from tests.pipeline.shapes import CLASSES, TRAIN, VAL, Screen, recipe, results, scene, voc_shapes
+from weakseg.data.catalog import open_dataset
+from weakseg.data.images import read_mask
+from weakseg.data.pseudo import PseudoMasks
+from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.recipe import load_recipe
+from weakseg.pipeline.run import run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Discs and squares with a tight box around each."""
+    root = voc_shapes(tmp_path_factory.mktemp("boxed"))
+    for number in range(TRAIN + VAL):
+        _, mask, tags = scene(number)
+        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
+    put_text(root / "ImageSets/Segmentation/few.txt", "s00\ns03")
+    return root
+
+
+def box_around(mask, name):
+    rows, columns = (mask == CLASSES.index(name) + 1).nonzero(as_tuple=True)
+    corners = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+    return name, *map(int, corners)
+
+
+def bana(root, folder, **more):
+    settings = recipe(root, folder)
+    return {
+        **settings,
+        "localize": {**settings["localize"], "method": {"name": "bana", "grid": 2}, "scales": [1.0], "flip": False},
+        "refine": ["box_crf"],
+        "second": ["retrieval"],
+        "segment": {
+            **settings["segment"],
+            "network": {**settings["segment"]["network"], "classifier": "cosine"},
+            "loss": "noise_aware",
+        },
+        "evaluate": {"seeds": ["train"]},
+        **more,
+    }
+
+
+def plain(root, folder, **more):
+    return {
+        **recipe(root, folder),
+        "localize": "none",
+        "refine": ["boxes"],
+        "segment": "none",
+        "evaluate": {"seeds": []},
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "bana"
+    run(bana(root, folder))
+    return folder
+
+
+def measured(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_two_masks_are_made_and_measured_and_where_they_agree(root, finished):
+    found = measured(finished)
+    assert list(found) == ["seed@train", "mask@train", "second@train", "agreed@train", "seg@val"]
+    assert {result["supervision"] for result in found.values()} == {"boxes"}
+    ids = [f"s{number:02}" for number in range(TRAIN)]
+    masks = {
+        name: [read_mask(finished / f"{name}/{image}.png") for image in ids] for name in ("masks", "masks-retrieval")
+    }
+    pairs = list(zip(masks["masks"], masks["masks-retrieval"], strict=True))
+    truths = [read_mask(root / f"SegmentationClass/{image}.png") for image in ids]
+    agreed = [(one == other) for one, other in pairs]
+    assert found["agreed@train"]["compared"] == pytest.approx(torch.stack(agreed).float().mean().item(), abs=1e-6)
+    intersection = sum(
+        ((one == truth) & same & (truth == 1)).sum()
+        for (one, _), truth, same in zip(pairs, truths, agreed, strict=True)
+    )
+    union = sum(
+        (((one == 1) | (truth == 1)) & same).sum() for (one, _), truth, same in zip(pairs, truths, agreed, strict=True)
+    )
+    assert found["agreed@train"]["per_class"]["disc"] == pytest.approx((intersection / union).item(), abs=1e-6)
+
+
+def test_what_is_outside_all_boxes_is_background_in_both_masks(root, finished):
+    dataset = open_dataset("auto", root, "train")
+    for image in dataset.ids:
+        boxes, _ = dataset.box_tensors(image)
+        for name in ("masks", "masks-retrieval"):
+            mask = read_mask(finished / f"{name}/{image}.png")
+            for x1, y1, x2, y2 in boxes.int().tolist():
+                mask[y1:y2, x1:x2] = 0
+            assert mask.eq(0).all()
+
+
+def test_a_run_in_several_processes_gives_the_same(root, finished, tmp_path):
+    run(bana(root, tmp_path / "two", run={"folder": str(tmp_path / "two"), "device": "cpu", "workers": 2}))
+    assert results(tmp_path / "two") == results(finished)
+
+
+def test_a_killed_refinement_makes_what_is_missing(root, finished, tmp_path):
+    import shutil
+
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied)
+    manifest = json.loads((copied / "MANIFEST.json").read_text())
+    manifest["masks"]["done"] = False
+    (copied / "MANIFEST.json").write_text(json.dumps(manifest))
+    (copied / "masks/s03.png").unlink()
+    (copied / "masks-retrieval/s03.png").unlink()
+    run(bana(root, copied))
+    assert results(copied) == results(finished)
+
+
+def test_boxes_alone_need_no_localizer(root, tmp_path):
+    screen = Screen()
+    run(plain(root, tmp_path / "plain"), reporter=screen)
+    found = measured(tmp_path / "plain")
+    assert list(found) == ["mask@train"]
+    assert found["mask@train"]["supervision"] == "boxes"
+    assert not (tmp_path / "plain/localizer.safetensors").exists()
+    assert found["mask@train"]["per_class"]["square"] > 0.9  # a square fills its box, a disc does not
+    assert 0.6 < found["mask@train"]["per_class"]["disc"] < 0.9
+
+
+def test_a_segmenter_learns_from_boxes_without_a_localizer(root, tmp_path):
+    whole = recipe(root, tmp_path)
+    segment = {**whole["segment"], "backbone": whole["localize"]["backbone"], "masks": "first"}
+    run(plain(root, tmp_path / "seg", segment=segment))
+    assert list(measured(tmp_path / "seg")) == ["mask@train", "seg@val"]
+
+
+def test_images_with_true_masks_are_told_and_learnt(root, tmp_path):
+    whole = recipe(root, tmp_path)
+    segment = {**whole["segment"], "backbone": whole["localize"]["backbone"], "true_masks": "few"}
+    settings = plain(root, tmp_path / "semi", segment=segment)
+    run(settings)
+    found = measured(tmp_path / "semi")
+    assert found["mask@train"]["supervision"] == "boxes"
+    assert found["seg@val"]["supervision"] == "boxes+masks"
+    assert Experiment(load_recipe(settings), Screen()).truly_labelled == {"s00", "s03"}
+
+
+def test_pseudo_masks_give_way_to_true_ones_and_to_each_other(root, finished):
+    dataset = open_dataset("auto", root, "train")
+    paths = [lambda name, folder=folder: finished / folder / f"{name}.png" for folder in ("masks", "masks-retrieval")]
+    one, other = (read_mask(path("s01")) for path in paths)
+    both = PseudoMasks(dataset, *paths).sample("s01")
+    assert torch.equal(both.mask, one)
+    assert torch.equal(both.second, other)
+    agreed = PseudoMasks(dataset, *paths, agreed=True).sample("s01")
+    assert torch.equal(agreed.mask, torch.where(one == other, one, 255))
+    true = PseudoMasks(dataset, *paths, agreed=True, truly_labelled=frozenset({"s01"})).sample("s01")
+    assert torch.equal(true.mask, read_mask(root / "SegmentationClass/s01.png"))
+    assert torch.equal(true.second, true.mask)
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_written(root, tmp_path):
+    folder = tmp_path / "none"
+    whole = recipe(root, folder)
+    refusal(lambda: run(plain(root, folder, refine=["power"])), "'localize: none'", "'power'", "'boxes'")
+    second = {**whole["segment"], "masks": "second"}
+    refusal(lambda: run(recipe(root, folder, segment=second)), "second masks", "'second'")
+    noisy = {**whole["segment"], "loss": "noise_aware"}
+    refusal(lambda: run(recipe(root, folder, segment=noisy)), "noise_aware", "second masks")
+    refusal(lambda: run(bana(root, folder, segment=noisy)), "classifier: cosine")
+    start = {**whole["segment"], "start": "localizer"}
+    refusal(lambda: run(plain(root, folder, segment=start)), "start: localizer", "without a localiser")
+    true = {**whole["segment"], "true_masks": "nowhere"}
+    refusal(lambda: run(recipe(root, folder, segment=true)), "nowhere")
+    assert not folder.exists()
