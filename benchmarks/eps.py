@@ -1,8 +1,8 @@
 """Tables 1 to 3 of EPS in miniature: what saliency does to maps, outlines, and what only comes with an object.
 
     python -m benchmarks.eps --data PATH_OF_MSRC_MINI --predefined 4 10 --confusion boat:water
-    python -m benchmarks.eps --data runs/demo/scenes --cam demo --eps scenes/eps --confusion train:rails boat:water \
-        --output results/eps-scenes.csv
+    python -m benchmarks.eps --data runs/demo/scenes --cam demo --eps scenes/eps --selection naive \
+        --confusion train:rails boat:water --output results/eps-scenes.csv
 
 Trains CAM, EPS with each of its selections, and EPS with saliency from the built-in provider, each by its recipe and up
 to the pseudo-masks, CAM and EPS with ``--segment`` up to the segmenter, in run folders below ``--runs`` that a second
@@ -32,7 +32,6 @@ from benchmarks.timing import Row, write_table
 from weakseg.pipeline.shipped import recipe_path
 
 PROTOCOLS = ("seed@train", "mask@train", "seg@val")
-SEGMENTED = ("cam", "eps, adaptive")
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,25 @@ class Way:
 
 def ways(arguments: argparse.Namespace) -> list[Way]:
     """CAM, the rows of Table 3 from the worst to the best, and EPS without a trained detector."""
-    listed = ", ".join(map(str, arguments.predefined))
-    predefined = f"localize.method={{name: eps, selection: predefined, background_classes: [{listed}]}}"
+    chosen = f"localize.method={{name: eps, selection: {arguments.selection}}}"
     return [
         Way("cam", arguments.cam),
-        Way("eps, foreground", arguments.eps, ("localize.method={name: eps, selection: foreground}",)),
-        Way("eps, naive", arguments.eps, ("localize.method={name: eps, selection: naive}",)),
-        *([Way("eps, predefined", arguments.eps, (predefined,))] if listed else []),
-        Way("eps, adaptive", arguments.eps),
-        Way("eps, built-in saliency", arguments.eps, (f"data.saliency={arguments.provider}",)),
+        *(
+            Way(f"eps, {name}", arguments.eps, (_selecting(name, arguments.predefined),))
+            for name in selections(arguments)
+        ),
+        Way("eps, built-in saliency", arguments.eps, (chosen, f"data.saliency={arguments.provider}")),
     ]
+
+
+def selections(arguments: argparse.Namespace) -> list[str]:
+    """Those of Table 3, from its worst to its best."""
+    return ["foreground", "naive", *(["predefined"] if arguments.predefined else []), "adaptive"]
+
+
+def _selecting(selection: str, predefined: Sequence[int]) -> str:
+    listed = f", background_classes: [{', '.join(map(str, predefined))}]" if selection == "predefined" else ""
+    return f"localize.method={{name: eps, selection: {selection}{listed}}}"
 
 
 def measured(way: Way, seed: int, arguments: argparse.Namespace) -> Iterator[Row]:
@@ -69,7 +77,7 @@ def measured(way: Way, seed: int, arguments: argparse.Namespace) -> Iterator[Row
     folder = arguments.runs / f"{way.recipe.replace('/', '-')}-{way.name.replace(', ', '-').replace(' ', '-')}-{seed}"
     pairs = ", ".join(f"[{pair.replace(':', ', ')}]" for pair in arguments.confusion)
     fixed = [f"data.root={arguments.data}", f"run.folder={folder}", f"seed={seed}"]
-    if not (arguments.segment and way.name in SEGMENTED):
+    if not (arguments.segment and way.name in ("cam", f"eps, {arguments.selection}")):
         fixed.append("segment=none")
     fixed += ["evaluate.metrics=[boundary_f1]", f"evaluate.confusion=[{pairs}]", "evaluate.seeds=[train]"]
     fixed += ["evaluate.segmenter=[val]", "evaluate.tagged=[]"]
@@ -89,9 +97,9 @@ def numbers(result: dict[str, Any]) -> dict[str, float | None]:
     return {name: value for name, value in result.items() if name.startswith(("miou", "boundary_", "confusion_"))}
 
 
-def trends(rows: Sequence[Row], confusion: Sequence[str]) -> dict[str, bool]:
+def trends(rows: Sequence[Row], confusion: Sequence[str], selection: str = "adaptive") -> dict[str, bool]:
     """What the paper's tables show, and whether it is so here, for seeds, mean over random seeds."""
-    seeds = [row for row in rows if row["protocol"] == "seed@train"]
+    seeds, ours = [row for row in rows if row["protocol"] == "seed@train"], f"eps, {selection}"
 
     def mean(way: str, measure: str = "miou", protocol: str = "seed@train") -> float:
         values = [row[measure] for row in rows if row["way"] == way and row["protocol"] == protocol]
@@ -101,12 +109,12 @@ def trends(rows: Sequence[Row], confusion: Sequence[str]) -> dict[str, bool]:
     order = [name for name in names if name.startswith("eps") and "built-in" not in name]
     found = {f"Table 3: {second} above {first}": mean(second) > mean(first) for first, second in pairwise(order)}
     found["EPS with built-in saliency above CAM"] = mean("eps, built-in saliency") > mean("cam")
-    found["Table 1: boundary F1 of EPS above CAM's"] = mean("eps, adaptive", "boundary_f1") > mean("cam", "boundary_f1")
+    found["Table 1: boundary F1 of EPS above CAM's"] = mean(ours, "boundary_f1") > mean("cam", "boundary_f1")
     for pair in confusion:
         key = f"confusion_{pair.replace(':', '_')}"
-        found[f"Table 2: {pair} confused less by EPS"] = mean("eps, adaptive", key) < mean("cam", key)
+        found[f"Table 2: {pair} confused less by EPS"] = mean(ours, key) < mean("cam", key)
     if any(row["protocol"] == "seg@val" for row in rows):
-        gain = mean("eps, adaptive", protocol="seg@val") - mean("cam", protocol="seg@val")
+        gain = mean(ours, protocol="seg@val") - mean("cam", protocol="seg@val")
         found["Segmenter from EPS masks at least 8 points above that from CAM's, on val"] = gain >= 0.08
     return found
 
@@ -117,6 +125,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="tags, true masks, saliency maps, context labels")
     parser.add_argument("--cam", default="mini/cam", help="recipe of CAM")
     parser.add_argument("--eps", default="mini/eps", help="recipe of EPS")
+    parser.add_argument("--selection", default="adaptive", help="that which is compared with CAM")
     parser.add_argument("--provider", default="background-connectivity", help="built-in saliency")
     parser.add_argument("--predefined", type=int, nargs="*", default=[], help="classes that saliency overlooks")
     parser.add_argument("--confusion", nargs="*", default=[], help="pairs class:context")
@@ -141,7 +150,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*(str(row.get(name)) for name in columns))
     console.print(table)
-    judged = trends(rows, arguments.confusion)
+    judged = trends(rows, arguments.confusion, arguments.selection)
     for sentence, holds in judged.items():
         console.print(f"{'holds  ' if holds else 'differs'}  {sentence}")
     sys.exit(0 if all(judged.values()) else 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import eps, refiners, split_merge
+from benchmarks import bana, eps, refiners, split_merge
 from benchmarks.timing import compare
 
 
@@ -86,6 +86,28 @@ def test_the_trends_of_splitting_and_merging_are_judged():
     assert [sentence for sentence, holds in broken.items() if not holds] == [
         "Table 1: A and B are less alike with every larger beta",
         "Table 2: soft recall of A and B together rises with beta",
+    ]
+
+
+def bana_rows(**changes):
+    labels = {"boxes + CRF": 0.68, "gap": 0.72, "bap without u_0": 0.73, "bap": 0.75, "bap, Y_ret": 0.70}
+    labels |= {"bap, Y_crf & Y_ret": 0.8, "Y_crf": 0.60, "Y_ret": 0.58, "agreement": 0.59, "noise-aware": 0.61}
+    segmenters = ("Y_crf", "Y_ret", "agreement", "noise-aware")
+    return [
+        {"way": way, "protocol": "seg@val" if way in segmenters else "mask@train", "miou": value}
+        for way, value in {**labels, **changes}.items()
+    ]
+
+
+def test_the_order_of_the_tables_of_bana_is_judged():
+    assert all(bana.trends(bana_rows()).values())
+    without = [row for row in bana_rows() if row["protocol"] != "seg@val"]
+    assert len(bana.trends(without)) == len(bana.trends(bana_rows())) - 1
+    broken = bana.trends(bana_rows(bap=0.725, agreement=0.62))
+    assert [sentence for sentence, holds in broken.items() if not holds] == [
+        "Y_crf at least 5 points above boxes + CRF",
+        "Table 1: Y_crf above background maps instead of u_0",
+        "Table 4: the noise-aware loss above cross-entropy on any label map",
     ]
 
 

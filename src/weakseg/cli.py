@@ -66,7 +66,7 @@ def refine(recipe: RecipeArgument, settings: Settings = None) -> None:
 
 @app.command(epilog="Example:  weakseg segment cam --set data.root=photos --set segment.network=unet")
 def segment(recipe: RecipeArgument, settings: Settings = None) -> None:
-    """Go on to the trained segmenter."""
+    """Go on to the trained segmenter, and the detector if the recipe has one."""
     _run(recipe, settings, "segment")
 
 
@@ -224,8 +224,7 @@ def _run(
 def _summary(result: "RunResult") -> None:
     from weakseg.metrics import ProtocolResult, protocol_line
 
-    if result.metrics:
-        _per_class(result.metrics)
+    _per_class(result.metrics)
     for name, value in result.metrics.items():
         out.print(protocol_line(name, ProtocolResult.from_json(value)), markup=False, soft_wrap=True)
     out.print(f"run folder: {result.folder}", markup=False, soft_wrap=True)
@@ -236,9 +235,12 @@ def _summary(result: "RunResult") -> None:
 def _per_class(metrics: dict[str, dict[str, dict[str, float | None]]]) -> None:
     from rich.table import Table
 
-    table = Table("class", *[f"{name} IoU %" for name in metrics], title="IoU per class")
-    for name in next(iter(metrics.values()))["per_class"]:
-        values = [result["per_class"][name] for result in metrics.values()]
+    of_class = {name: result["per_class"] for name, result in metrics.items() if result["per_class"]}
+    if not of_class:
+        return
+    table = Table("class", *[f"{name} IoU %" for name in of_class], title="IoU per class")
+    for name in next(iter(of_class.values())):
+        values = [each[name] for each in of_class.values()]
         table.add_row(name, *["-" if value is None else f"{100 * value:.1f}" for value in values])
     out.print(table)
 

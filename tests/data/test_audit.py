@@ -207,6 +207,16 @@ def test_class_without_positives(tmp_path):
     assert_stops_with(report, root / "tags.csv", "'bird'", "remove it from the classes")
 
 
+def test_a_class_without_positives_is_a_warning_where_boxes_are_learnt_from(tmp_path):
+    root = voc_tree(tmp_path)
+    put_text(root / "classes.txt", "cat\ndog\nbird\n")
+    boxed = report_on(root, needs={WeakLabel.BOXES})
+    assert boxed.errors == ()
+    assert "'bird'" in the_one(boxed, "positives", Severity.WARNING).problem
+    both = report_on(root, needs={WeakLabel.BOXES, WeakLabel.TAGS})
+    assert {finding.check for finding in both.errors} == {"positives"}
+
+
 def test_class_without_negatives(tmp_path):
     root = folder_tree(tmp_path, "image,tags\na,cat\nb,cat\nc,cat\nd,cat\n")
     report = report_on(root)

@@ -135,6 +135,12 @@ def test_boxes_of_an_image_that_is_not_there(tmp_path, source):
     the_problem(root, "boxes of the image 'a'", "Put the image there", check="boxes-image")
 
 
+@pytest.mark.parametrize("folders", ["images", "data/images"])
+def test_an_image_that_is_named_with_its_folder(tmp_path, folders):
+    root = csv_tree(tmp_path, f"{TABLE}{folders}/a.jpg,cat,1,2,3,4\n")
+    the_problem(root, f"boxes of the image '{folders}/a'", "Call it 'a'", check="boxes-image")
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_only_what_is_needed_reaches_training(tmp_path, source):
     dataset = FolderDataset(put_source(box_tree(tmp_path), source))
@@ -191,7 +197,7 @@ def test_rows_of_ids_that_lead_elsewhere(tmp_path, name):
 
 def test_all_malformed_rows_are_listed_at_once(tmp_path):
     root = csv_tree(tmp_path, f"{TABLE}a,cat,1\n../a,cat,1,2,3,4\nb,cat,x,2,3,4\nb,cat,y,2,3,4\n")
-    assert [where.rpartition(" ")[2] for _, _, where, _ in problems(root)] == ["8", "7", "9", "10"]
+    assert [where.rpartition(" ")[2] for _, _, where, _ in problems(root)] == ["7", "9", "10", "8"]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,8 @@ def test_tables_that_are_none(tmp_path, content, words):
         ("a,cat,-3,2,3,4", ("'cat' (x1 -3, y1 2, x2 3, y2 4)", "3 pixels outside", "from 0"), Severity.ERROR),
         ("a,cat,3,2,60,4", ("12 pixels outside the image of 48 x 40",), Severity.ERROR),
         ("a,cat,3,2,49,4", ("1 pixels outside",), Severity.WARNING),
+        ("a,cat,48,2,49,4", ("'cat' (x1 48, y1 2, x2 49, y2 4) lies outside the image",), Severity.ERROR),
+        ("a,cat,3,-1,9,0", ("lies outside the image of 48 x 40",), Severity.ERROR),
         ("a,cat,3,2,3,4", ("has no area", "x1 < x2"), Severity.ERROR),
         ("a,cat,3,8,5,4", ("has no area", "y1 < y2"), Severity.ERROR),
         ("a,cat,10.0,10,20,20", ("stands there 2 times", "Remove"), Severity.WARNING),

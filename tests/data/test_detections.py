@@ -25,7 +25,7 @@ def detections():
 
 def test_what_is_written_is_read(tmp_path):
     given = detections()
-    given.save(tmp_path / "a.json", NAMES)
+    given.save(tmp_path / "a.json", NAMES, "cats/a")
     read = Detections.load(tmp_path / "a.json", NAMES, SIZE)
     assert torch.equal(read.classes, given.classes)
     assert torch.equal(read.scores, given.scores)
@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_the_file_is_one_of_results(tmp_path):
-    detections().save(tmp_path / "a.json", NAMES)
+    detections().save(tmp_path / "a.json", NAMES, "a")
     first = json.loads((tmp_path / "a.json").read_text())[0]
     assert {name: first[name] for name in ("image_id", "class", "score")} == {
         "image_id": "a",
@@ -46,7 +46,7 @@ def test_the_file_is_one_of_results(tmp_path):
 
 
 def test_an_image_without_objects(tmp_path):
-    Detections(torch.zeros(0, dtype=torch.int64), torch.zeros(0), masks(0)).save(tmp_path / "a.json", NAMES)
+    Detections(torch.zeros(0, dtype=torch.int64), torch.zeros(0), masks(0)).save(tmp_path / "a.json", NAMES, "a")
     read = Detections.load(tmp_path / "a.json", NAMES, SIZE)
     assert read.masks.shape == (0, *SIZE)
     assert read.scores.shape == (0,)

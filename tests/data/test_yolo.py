@@ -2,8 +2,10 @@ import pytest
 
 from tests.data.test_boxes import problems, put_source, the_problem
 from tests.data.trees import box_tree, put_text, refusal
+from weakseg.data.audit import audit
 from weakseg.data.findings import Severity
 from weakseg.data.folder import FolderDataset
+from weakseg.data.sample import WeakLabel
 from weakseg.data.yolo import read_names
 
 
@@ -78,7 +80,7 @@ def test_nothing_names_the_classes(tmp_path):
         ("0.5 0.5 0.5 1 1", ("'0.5' is not a whole number",)),
         ("cat 0.5 0.5 1 1", ("'cat' is not a whole number",)),
         ("0 0.5 0.5 1", ("has 4 columns instead of 5",)),
-        ("0 0.1 0.1 0.9 0.1 0.9 0.9", ("has 7 columns instead of 5",)),
+        ("0 0.1 0.1 0.9 0.1 0.9 0.9", ("has 7 columns instead of 5, as a polygon has",)),
         ("0 0.5 x 1 1", ("'x' is not a number",)),
         ("0 0.5 nan 1 1", ("'nan' is not finite",)),
     ],
@@ -89,6 +91,15 @@ def test_malformed_lines(tmp_path, line, words):
     the_problem(root, f"{root / 'labels/b.txt'}, line 2: ", *words)
     refusal(lambda: FolderDataset(root).sample("b"), "line 2", words[0])
     assert len(FolderDataset(root).boxes("a")) == 1
+
+
+def test_what_cannot_be_read_is_told_before_what_is_missing_because_of_it(tmp_path):
+    root = tree(tmp_path)
+    for name in "abcd":
+        put_text(root / f"labels/{name}.txt", "0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    report = audit([FolderDataset(root)], frozenset({WeakLabel.TAGS}))
+    assert {one.check for one in report.errors} > {"unreadable", "label-kind"}
+    refusal(report.raise_for_errors, "labels/a.txt, line 1: ", "polygon")
 
 
 @pytest.mark.parametrize(

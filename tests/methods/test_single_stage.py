@@ -92,8 +92,17 @@ def test_the_penalty_rises_with_size_from_its_floor():
     assert found[0].item() == pytest.approx(math.log(0.01))
     assert (found.diff() > -1e-4).all()
     assert (found[:100].diff() > 0).all()
-    assert focal_mask_penalty(torch.ones(())).item() == 0
+    assert focal_mask_penalty(torch.ones(())).item() == pytest.approx(0, abs=1e-12)
     assert focal_mask_penalty(torch.ones(()), 0).item() == pytest.approx(math.log(1.01))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.5, 3.0])
+def test_the_penalty_of_a_full_mask_has_a_value_and_a_slope_for_every_power(power):
+    sizes = torch.tensor([1.0, 1.0 + 1e-6], requires_grad=True)
+    found = focal_mask_penalty(sizes, power)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert sizes.grad.isfinite().all()
 
 
 def test_gradients_of_the_class_loss():

@@ -105,9 +105,11 @@ def test_pooling_is_the_weighted_mean_of_each_bin(align_corners, bins):
     assert number == len(rois)
 
 
-def test_float32_points_on_whole_cells_are_not_one_too_many():
-    starts = torch.arange(0.0, 320, 8).repeat(4, 1).T  # from one cell of the map to the next
-    rois = box_rois([starts + torch.tensor([0.0, 0, 8, 8])], (321, 321), (41, 41))
+@pytest.mark.parametrize("cells", [41, 42, 47, 50, 63])
+def test_float32_points_on_whole_cells_are_not_one_too_many(cells):
+    pixels = 8 * (cells - 1) + 1
+    starts = torch.arange(0.0, pixels - 1, 8).repeat(4, 1).T  # from one cell of the map to the next
+    rois = box_rois([starts + torch.tensor([0.0, 0, 8, 8])], (pixels, pixels), (cells, cells))
     assert rois.heights.eq(1).all()
     assert rois.widths.eq(1).all()
 

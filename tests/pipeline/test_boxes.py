@@ -1,6 +1,7 @@
 """Runs from boxes: with and without a localiser, with second masks, with some true masks."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -112,8 +113,6 @@ def test_a_run_in_several_processes_gives_the_same(root, finished, tmp_path):
 
 
 def test_a_killed_refinement_makes_what_is_missing(root, finished, tmp_path):
-    import shutil
-
     copied = tmp_path / "copied"
     shutil.copytree(finished, copied)
     manifest = json.loads((copied / "MANIFEST.json").read_text())
@@ -143,15 +142,40 @@ def test_a_segmenter_learns_from_boxes_without_a_localizer(root, tmp_path):
     assert list(measured(tmp_path / "seg")) == ["mask@train", "seg@val"]
 
 
-def test_images_with_true_masks_are_told_and_learnt(root, tmp_path):
-    whole = recipe(root, tmp_path)
+@pytest.fixture(scope="module")
+def partly(root, tmp_path_factory):
+    """The same images, without boxes for those of the split "few"."""
+    partly = tmp_path_factory.mktemp("partly") / "boxed"
+    shutil.copytree(root, partly)
+    for name in ("s00", "s03"):
+        (partly / f"Annotations/{name}.xml").unlink()
+    return partly
+
+
+def test_images_with_true_masks_need_no_boxes(partly, tmp_path):
+    whole = recipe(partly, tmp_path)
     segment = {**whole["segment"], "backbone": whole["localize"]["backbone"], "true_masks": "few"}
-    settings = plain(root, tmp_path / "semi", segment=segment)
+    settings = plain(partly, tmp_path / "semi", segment=segment)
     run(settings)
     found = measured(tmp_path / "semi")
-    assert found["mask@train"]["supervision"] == "boxes"
-    assert found["seg@val"]["supervision"] == "boxes+masks"
+    assert (found["mask@train"]["supervision"], found["mask@train"]["images"]) == ("boxes", TRAIN - 2)
+    assert (found["seg@val"]["supervision"], found["seg@val"]["images"]) == ("boxes+masks", VAL)
+    assert not (tmp_path / "semi/masks/s00.png").exists()
     assert Experiment(load_recipe(settings), Screen()).truly_labelled == {"s00", "s03"}
+
+
+def test_bana_learns_from_boxes_and_some_true_masks(partly, tmp_path):
+    settings = bana(partly, tmp_path / "semi")
+    run({**settings, "segment": {**settings["segment"], "true_masks": "few"}})
+    found = measured(tmp_path / "semi")
+    assert {found[name]["images"] for name in ("mask@train", "second@train", "agreed@train")} == {TRAIN - 2}
+    assert found["seg@val"]["supervision"] == "boxes+masks"
+
+
+def test_an_image_without_boxes_or_mask_is_named_before_training(partly, tmp_path):
+    folder = tmp_path / "none"
+    refusal(lambda: run(bana(partly, folder)), "s00", "no boxes (and 1 more)", "segment.true_masks")
+    assert not folder.exists()
 
 
 def test_pseudo_masks_give_way_to_true_ones_and_to_each_other(root, finished):
@@ -182,3 +206,14 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(root, t
     true = {**whole["segment"], "true_masks": "nowhere"}
     refusal(lambda: run(recipe(root, folder, segment=true)), "nowhere")
     assert not folder.exists()
+
+
+def test_a_seed_of_its_own_changes_the_segmenter_alone(root, finished, tmp_path):
+    copied = tmp_path / "seeded"
+    shutil.copytree(finished, copied)
+    settings = bana(root, copied)
+    run({**settings, "segment": {**settings["segment"], "seed": 8}})
+    before, after = results(finished), results(copied)
+    changed = {name for name in before if before[name] != after[name]}
+    assert "segmenter.safetensors" in changed
+    assert not any(name.startswith(("localizer", "maps/", "masks")) for name in changed)

@@ -157,8 +157,13 @@ def audit(
         findings.extend(_contradictions(dataset, seen))
     findings.extend(_leaks(datasets))
     findings = list(dict.fromkeys(findings))  # a file about several splits is looked at with each of them
-    findings.sort(key=lambda finding: finding.severity is not Severity.ERROR)  # stable: errors first
+    findings.sort(key=_urgency)
     return AuditReport(tuple(findings), tuple(rows), {dataset.split: len(dataset) for dataset in datasets})
+
+
+def _urgency(finding: Finding) -> tuple[bool, bool]:
+    """Errors first, and first of these what cannot be read: labels that are missing may be missing because of it."""
+    return finding.severity is not Severity.ERROR, finding.check != "unreadable"
 
 
 def class_table(dataset: Dataset, seen: Sequence[Inspection]) -> list[ClassRow]:
@@ -190,13 +195,14 @@ def _missing_kinds(dataset: Dataset, seen: Sequence[Inspection], needs: Iterable
 def _balance(
     dataset: Dataset, table: Sequence[ClassRow], needs: frozenset[WeakLabel], training: bool
 ) -> Iterator[Finding]:
-    """Classes that no image or every image shows."""
+    """Classes that no image or every image shows; where boxes are learnt from, a class without any is left alone."""
+    boxed = WeakLabel.BOXES in needs and WeakLabel.TAGS not in needs
     where = str(dataset.tags_file(dataset.ids[0]))
     for row in table:
         if row.positives + row.negatives == 0:
             continue
         if row.positives == 0:
-            severity = Severity.ERROR if training else Severity.WARNING
+            severity = Severity.ERROR if training and not boxed else Severity.WARNING
             why = "so it cannot be learnt" if training else "so nothing is measured for it"
             remedy = f"Add images of it to {dataset.split}" + (", or remove it from the classes" if training else "")
             yield Finding(severity, "positives", where, f"no image of {row.split} shows '{row.name}', {why}", remedy)

@@ -1,6 +1,6 @@
 """Which of the files that boxes may come from a folder of images has."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from weakseg.data.boxes import BoxSource, CsvBoxes, XmlBoxes, visible
@@ -52,4 +52,13 @@ def box_findings(source: BoxSource, ids: Iterable[str], images: Mapping[str, obj
     for image_id, where in source.mentions().items():
         if image_id not in known:
             what = f"has boxes of the image '{image_id}', which is not there"
-            yield Finding(Severity.ERROR, "boxes-image", where, what, "Put the image there, or remove its boxes")
+            remedy = _other_name(image_id, known) or "Put the image there, or remove its boxes"
+            yield Finding(Severity.ERROR, "boxes-image", where, what, remedy)
+
+
+def _other_name(image_id: str, known: Collection[str]) -> str | None:
+    """Many tools write the folder of the images, too: what to do about that, if it is so."""
+    parts = image_id.split("/")
+    names = ("/".join(parts[first:]) for first in range(1, len(parts)))
+    name = next((name for name in names if name in known), None)
+    return name and f"Call it '{name}': images are named by where they are below the folder of images"

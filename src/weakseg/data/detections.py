@@ -40,19 +40,20 @@ class Detections:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def save(self, path: Path, names: Sequence[str]) -> None:
+    def save(self, path: Path, names: Sequence[str], image_id: str) -> None:
         """Write JSON: a list with image, class, score and mask of each object.
 
         The entries are those of COCO's results files, except that images are named by their ids here and classes by
         their names.
 
         Args:
-            path: Called as the image, with ``.json``.
+            path: Ends in ``.json``.
             names: Of the C classes.
+            image_id: Name of the image, with its folder if it has one.
         """
         found = zip(self.classes.tolist(), self.scores.tolist(), to_rle(self.masks), strict=True)
         entries = [
-            {"image_id": path.stem, "class": names[index], "score": round(score, 6), "segmentation": mask}
+            {"image_id": image_id, "class": names[index], "score": round(score, 6), "segmentation": mask}
             for index, score, mask in found
         ]
         write_json(path, entries)

@@ -180,9 +180,11 @@ def _check_corners(seen: Inspection, box: Box, where: str) -> Iterator[Finding]:
     elif seen.size is not None:
         height, width = seen.size
         beyond = max(-x1, -y1, x2 - width, y2 - height)
+        shown = x2 > 0 and y2 > 0 and x1 < width and y1 < height
         if beyond > ROUNDING:
-            what = f"{_described(box)} reaches {beyond:.4g} pixels outside the image of {width} x {height} pixels"
-            severity = Severity.WARNING if beyond <= BOX_SLACK else Severity.ERROR
+            how = f"reaches {beyond:.4g} pixels" if shown else "lies"
+            what = f"{_described(box)} {how} outside the image of {width} x {height} pixels"
+            severity = Severity.WARNING if shown and beyond <= BOX_SLACK else Severity.ERROR
             remedy = f"Correct it: {box.notation.counting}; check that image and boxes belong together"
             yield Finding(severity, "box", where, what, remedy)
 

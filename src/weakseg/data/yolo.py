@@ -22,6 +22,7 @@ from weakseg.errors import UserError
 
 CLASSES = "classes.txt"
 KEYS = ("x", "y", "width", "height")
+POLYGON = 6  # numbers of a triangle, without the class
 NOTATION = Notation("width and height above 0", "places are shares of the image, from 0 to 1, x and y of the centre")
 REMEDY = "Write 'CLASS X Y WIDTH HEIGHT', such as '0 0.5 0.5 0.25 0.3', shares of the image with the centre first"
 
@@ -73,7 +74,8 @@ class YoloBoxes(BoxSource):
 
     def _box(self, words: list[str], height: int, width: int, place: str) -> Box:
         if len(words) != len(KEYS) + 1:
-            raise ValueError(f"has {len(words)} columns instead of {len(KEYS) + 1}")
+            polygon = ", as a polygon has" if len(words) > POLYGON and len(words) % 2 else ""
+            raise ValueError(f"has {len(words)} columns instead of {len(KEYS) + 1}{polygon}")
         number, places = words[0], words[1:]
         if not number.lstrip("+-").isdecimal():
             raise ValueError(f"the class '{number}' is not a whole number")

@@ -155,6 +155,9 @@ def foreground_unary(maps: Tensor, inside: Tensor, channels: Tensor, normalizati
 class BANA(Method):
     """Classification of boxes and of background, and the unaries of pseudo-labels read from it.
 
+    Attributes:
+        learnt: (C,) bool, which classes are.
+
     Args:
         backbone: The network's body.
         num_classes: C, number of object classes; the classifier has background before them.
@@ -172,11 +175,14 @@ class BANA(Method):
         background_threshold: What attention must reach to count as background, for ``background: attention``.
         relative_threshold: As a share of its maximum in the image (code) instead of 1 (paper).
         keep_features: Keep the features with the maps, for refiners that compare pixels.
+        seen: Indices from 0 of the classes that are learnt, ``None`` for all. Boxes of the others are known not to be
+            certain background, but not classified; as maps they get 1 - u_0 in their boxes (VOC-to-COCO).
 
     Raises:
-        UserError: If there is no such choice.
+        UserError: If there is no such choice or class.
     """
 
+    learnt: Tensor
     needs = frozenset({WeakLabel.BOXES})
     gives_background = gives_features = True
 
@@ -196,6 +202,7 @@ class BANA(Method):
         background_threshold: Annotated[float, Field(ge=0, le=1)] = 0.99,
         relative_threshold: bool = True,
         keep_features: bool = True,
+        seen: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
         for given, known in ((pooling, Pooling), (normalize, Normalization), (background, BackgroundSource)):
@@ -206,6 +213,7 @@ class BANA(Method):
         self.min_background, self.localize_grid, self.normalize = min_background, localize_grid, normalize
         self.background, self.keep_features = background, keep_features
         self.background_threshold, self.relative_threshold = background_threshold, relative_threshold
+        self.register_buffer("learnt", _learnt(seen, num_classes), persistent=False)
 
     def forward(self, images: Tensor) -> Activation:
         """Score maps of the classes, without background, and their means."""
@@ -218,7 +226,8 @@ class BANA(Method):
         features = self.backbone(batch.images)
         with _full_precision(features):
             vectors, labels = self._classified(features.float(), batch)
-            logits = linear(vectors, self.head.weight.flatten(1))
+            known = torch.cat([self.learnt.new_ones(1), self.learnt])
+            logits = linear(vectors, self.head.weight.flatten(1)).masked_fill(~known, -torch.inf)
             total = cross_entropy(logits, labels, reduction="sum")
         return {"classification": total / max(len(labels), 1)}
 
@@ -226,14 +235,17 @@ class BANA(Method):
         """(n, D) vectors and (n,) what they are: class + 1, or 0."""
         definite = definite_background(batch).to(features.dtype)
         queries, valid = background_queries(features, resize_like(definite, features, "nearest"), self.grid)
-        rois = box_rois(batch.boxes, _size(batch.images), _size(features), align_corners=self.align_corners)
+        kept = [self.learnt[classes] for classes in batch.box_classes]
+        boxes = [boxes[its] for boxes, its in zip(batch.boxes, kept, strict=True)]
+        rois = box_rois(boxes, _size(batch.images), _size(features), align_corners=self.align_corners)
         attention = features.new_zeros(len(rois), rois.rows.shape[1], rois.columns.shape[1])
         if self.pooling == "bap":
             enough = definite.mean((1, 2, 3)) > self.min_background
             attention = background_attention(features, queries, valid & enough[:, None], rois)
         pooled = pool_rois(features, rois, 1 - attention, self.bins, EPS)
         background = queries[valid]
-        labels = (torch.cat(batch.box_classes) + 1).repeat_interleave(pooled.shape[1])
+        classes = torch.cat([classes[its] for classes, its in zip(batch.box_classes, kept, strict=True)])
+        labels = (classes + 1).repeat_interleave(pooled.shape[1])
         return torch.cat([pooled.flatten(0, 1), background]), torch.cat([labels, labels.new_zeros(len(background))])
 
     @torch.no_grad()
@@ -275,6 +287,8 @@ class BANA(Method):
         inside = resize(box_pixels(batch.boxes[number], size), grid, "nearest")
         scores = foreground_unary(maps[1:], inside, channels, self.normalize)
         background = self._background(maps[0], resize(definite[number, 0], grid, "nearest"))
+        for place in (~self.learnt[classes]).nonzero().flatten().tolist():
+            scores[place] = (1 - background) * inside[channels == place].any(0)
         features = _together(own).cpu() if self.keep_features else None
         return LocalizationMaps(classes.cpu(), scores.cpu(), size, background.cpu(), features)
 
@@ -295,6 +309,18 @@ class BANA(Method):
             relative = self.relative_threshold
             return background_unary(evidence, outside, self.background_threshold, relative=relative)
         return torch.where(outside, 1.0, evidence / (evidence.max() + EPS))
+
+
+def _learnt(seen: tuple[int, ...] | None, num_classes: int) -> Tensor:
+    """(C,) bool, which classes are learnt."""
+    chosen = range(num_classes) if seen is None else seen
+    strange = [index for index in chosen if not 0 <= index < num_classes]
+    if strange or not chosen:
+        what = f"there is no class number {strange[0]}" if strange else "names no class"
+        raise UserError(what, where="localize.method.seen", remedy=f"Count the {num_classes} classes from 0")
+    learnt = torch.zeros(num_classes, dtype=torch.bool)
+    learnt[list(chosen)] = True
+    return learnt
 
 
 def _together(views: list[tuple[Tensor, bool]]) -> Tensor:

@@ -50,6 +50,7 @@ from weakseg.ops.self_labels import (
 BACKGROUND_SCORE = 1.0
 POOLING_EPS = 1.0
 PENALTY_POWER, PENALTY_FLOOR = 3.0, 0.01
+LEAST_MISSING = 1e-7  # of a mask: at 0 the slope of a power below 1 is infinite, and rounding can go below 0
 BACKGROUND_POWER, KEEP_THRESHOLD = 3.0, 0.1
 
 Positive = Annotated[int, Field(ge=1)]
@@ -78,7 +79,8 @@ def focal_mask_penalty(size: Tensor, power: float = PENALTY_POWER, floor: float 
     Returns:
         (...), from log(lambda) for an empty mask to 0 for a full one (log(1 + lambda) if ``power`` is 0).
     """
-    return (1 - size) ** power * (floor + size).log()
+    missing = (1 - size).clamp(min=LEAST_MISSING)
+    return missing**power * (floor + size).log()
 
 
 def class_scores(

@@ -16,7 +16,7 @@ from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.iou import Absent, ConfusionMatrix
 from weakseg.registry import near_matches
 
-STAGES = ("seed", "mask", "second", "agreed", "seg")
+STAGES = ("seed", "mask", "second", "agreed", "instances", "seg", "detect")
 LABELS = ("tags", "boxes", "saliency", "masks")
 RATIO = "confusion_"
 
@@ -28,7 +28,8 @@ def protocol_name(stage: str, split: str) -> str:
 
     Args:
         stage: "seed", masks straight from localisation maps; "mask", refined ones; "second", others made beside them;
-            "agreed", the pixels on which both agree, the others left out; "seg", of the segmentation network.
+            "agreed", the pixels on which both agree, the others left out; "instances", objects told apart in them;
+            "seg", of the segmentation network; "detect", objects that a detector finds.
         split: Name of the list of images.
 
     Raises:
@@ -83,8 +84,9 @@ class ProtocolResult:
     """What one protocol measured; mIoU and IoU are fractions.
 
     Attributes:
-        miou: Mean over the classes that are not absent; ``None`` if all are.
-        per_class: IoU by class name, background first; ``None`` for a class left out.
+        miou: Mean over the classes that are not absent; ``None`` if all are, or IoU was not measured.
+        per_class: IoU by class name, background first; ``None`` for a class left out. Empty where objects were measured
+            instead.
         flags: Help it had.
         supervision: Kinds of labels that training saw, see ``supervision_name``.
         images: How many were measured.
@@ -168,6 +170,44 @@ class ProtocolResult:
             others={name: _finite(value) for name, value in (others or {}).items()},
         )
 
+    @classmethod
+    def of_objects(
+        cls,
+        values: Mapping[str, float],
+        *,
+        flags: Flags,
+        supervision: str,
+        images: int,
+        backbone: str,
+        weights: str,
+        absent: Iterable[str] = (),
+        saliency: str | None = None,
+    ) -> "ProtocolResult":
+        """Result about objects told apart, which have no IoU of classes.
+
+        Args:
+            values: Metrics by name.
+            flags: See the class, as for the following.
+            supervision: Kinds of labels that training saw.
+            images: How many were measured.
+            backbone: Name of the network's backbone.
+            weights: Where its initial weights come from.
+            absent: Names of the classes left out of the means.
+            saliency: See the class.
+        """
+        return cls(
+            miou=None,
+            per_class={},
+            flags=flags,
+            supervision=supervision,
+            images=images,
+            backbone=backbone,
+            weights=weights,
+            absent=tuple(absent),
+            saliency=saliency,
+            others={name: _finite(value) for name, value in values.items()},
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Value of the protocol's key in ``metrics.json``."""
         found = asdict(self)
@@ -210,7 +250,7 @@ def protocol_line(name: str, result: ProtocolResult) -> str:
         Such as ``seed@train 43.5 % mIoU (tags, 219 images, gt tags, multi-scale, threshold swept 0.45;
         mobilenetv2_100, weights imagenet)``.
     """
-    numbers = [f"{number('miou', result.miou)} mIoU"]
+    numbers = [f"{number('miou', result.miou)} mIoU"] if result.per_class else []
     numbers += [f"{number(metric, value)} {metric}" for metric, value in result.others.items()]
     help_had = result.flags.words() or ["no flags"]
     absent = [f"absent classes left out: {len(result.absent)}"] if result.absent else []

@@ -3,10 +3,13 @@
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
 from weakseg import __version__
+from weakseg.data.catalog import DATASETS, open_dataset
+from weakseg.data.dataset import Dataset
 from weakseg.data.sample import WeakLabel
 from weakseg.data.transforms import Transform, classification, segmentation
 from weakseg.errors import UserError
@@ -15,12 +18,25 @@ from weakseg.methods.registry import method_class
 from weakseg.metrics import protocol_name
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.classifier import build_classifier, classifier_options
+from weakseg.networks.mask_rcnn import DETECTORS, create_detector
 from weakseg.networks.segmentation import NETWORKS, OURS, create_network
 from weakseg.networks.weights import checksum
 from weakseg.ops.crf import CRF_PARAMETERS
 from weakseg.pipeline.options import checked_options
-from weakseg.pipeline.recipe import Augment, BackboneSettings, Localize, Named, Predict, Recipe, Segment, Training
+from weakseg.pipeline.recipe import (
+    Augment,
+    BackboneSettings,
+    Data,
+    Detect,
+    Localize,
+    Named,
+    Predict,
+    Recipe,
+    Segment,
+    Training,
+)
 from weakseg.registry import find
+from weakseg.segment.instances import InstanceSegmenter
 from weakseg.segment.losses import loss_function, loss_options, needs_second
 from weakseg.segment.segmenter import Segmenter
 
@@ -32,6 +48,22 @@ class Normalising(Protocol):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def dataset(settings: Data, split: str) -> Dataset:
+    """One split of a recipe's data.
+
+    Raises:
+        UserError: If it cannot be opened, or this kind of data set does not take ``data.classes``.
+    """
+    if settings.classes is None:
+        return open_dataset(settings.kind, settings.root, split)
+    if settings.kind != "auto":
+        opens = find(settings.kind, DATASETS, "kind of data set", "datasets")
+        if "classes" not in signature(opens).parameters:
+            what = f"data sets of kind '{settings.kind}' have classes of their own"
+            raise UserError(what, where="data.classes", remedy="Leave it out")
+    return open_dataset(settings.kind, settings.root, split, classes=settings.classes)
 
 
 def method_options(chosen: Named) -> dict[str, Any]:
@@ -52,7 +84,7 @@ def check_settings(recipe: Recipe) -> None:
     """What can be seen to be wrong without building anything.
 
     Raises:
-        UserError: If decoder, loss, CRF set or an option is unknown, or seeds are wanted
+        UserError: If decoder, loss, CRF set, detector or an option is unknown, or seeds are wanted
             of a split that is not there.
     """
     for split in filter(None, (recipe.data.train, recipe.data.val)):
@@ -63,7 +95,7 @@ def check_settings(recipe: Recipe) -> None:
         _check_predict(recipe.localize)
     if recipe.segment is not None:
         segment = recipe.segment
-        _check_start(recipe, segment)
+        _check_start(recipe, segment, "segment")
         _check_masks(recipe, segment)
         find(segment.network.name, NETWORKS, "network")
         if segment.network.name in OURS:
@@ -73,19 +105,25 @@ def check_settings(recipe: Recipe) -> None:
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
         if segment.predict.crf is not None:
             find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
+    if recipe.detect is not None:
+        detect = recipe.detect
+        _check_start(recipe, detect, "detect")
+        _check_second(recipe, f"detect.masks: {detect.masks}" if detect.masks != "first" else None)
+        kind = find(detect.network.name, DETECTORS, "detector")
+        checked_options(kind, detect.network.options, "detect.network")
 
 
-def _check_start(recipe: Recipe, segment: Segment) -> None:
-    if segment.start != "localizer":
+def _check_start(recipe: Recipe, settings: Segment | Detect, section: str) -> None:
+    if settings.start != "localizer":
         return
     if recipe.localize is None:
         raise UserError(
-            "'segment.start: localizer' without a localiser", where="recipe", remedy="Write start: pretrained"
+            f"'{section}.start: localizer' without a localiser", where="recipe", remedy="Write start: pretrained"
         )
-    backbone = segment.backbone or recipe.backbone
+    backbone = settings.backbone or recipe.backbone
     if backbone.name != recipe.backbone.name:
         raise UserError(
-            f"'segment.start: localizer' needs backbone '{recipe.backbone.name}', not '{backbone.name}'",
+            f"'{section}.start: localizer' needs backbone '{recipe.backbone.name}', not '{backbone.name}'",
             where="recipe",
             remedy="Use the same backbone, or start: pretrained",
         )
@@ -96,6 +134,10 @@ def _check_masks(recipe: Recipe, segment: Segment) -> None:
     wanting = f"segment.masks: {segment.masks}" if segment.masks != "first" else None
     if needs_second(segment.loss.name):
         wanting = f"segment.loss: {segment.loss.name}"
+    _check_second(recipe, wanting)
+
+
+def _check_second(recipe: Recipe, wanting: str | None) -> None:
     if wanting and not recipe.second:
         raise UserError(
             f"'{wanting}' needs second masks", where="recipe", remedy="Name the refiners that make them under 'second'"
@@ -189,6 +231,18 @@ def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -
         **encoder,
     )
     return Segmenter(network, loss_options(settings.loss.name, settings.loss.options), settings.head_factor)
+
+
+def detector(settings: Detect, backbone: BackboneSettings, num_classes: int) -> InstanceSegmenter:
+    """The detector with its initial weights; ``output_stride`` and ``dilate`` are for localisers."""
+    network = create_detector(
+        settings.network.name,
+        num_classes,
+        encoder=backbone.name,
+        detector=settings.network.options,
+        **backbone.model_dump(exclude={"name", "output_stride", "dilate"}),
+    )
+    return InstanceSegmenter(network, settings.head_factor)
 
 
 def transform(augment: Augment, network: Normalising, *, masks: bool = False) -> Transform:

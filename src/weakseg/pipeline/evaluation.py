@@ -12,9 +12,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from weakseg.data.dataset import CONTEXT, Dataset, size_error
+from weakseg.data.dataset import CONTEXT, OBJECTS, Dataset, size_error
+from weakseg.data.detections import Detections
 from weakseg.data.images import read_mask
+from weakseg.data.instances import Instances
 from weakseg.data.maps import LocalizationMaps
+from weakseg.data.objects import Objects
 from weakseg.data.sample import IGNORE
 from weakseg.errors import UserError
 from weakseg.metrics import (
@@ -31,6 +34,7 @@ from weakseg.metrics import (
     protocol_name,
 )
 from weakseg.metrics.boxes import CAMPrecision, FillingRates
+from weakseg.metrics.coco_ap import NAMES, CocoAP
 from weakseg.metrics.iou import Absent
 from weakseg.metrics.protocol import RATIO
 from weakseg.pipeline.progress import Reporter
@@ -40,6 +44,7 @@ from weakseg.registry import near_matches
 
 SOFT, PRECISION = "soft", "cam_precision"
 FILLING = "filling_rate"
+AP = "ap"
 OF_MAPS = {SOFT: SoftLocalization, PRECISION: CAMPrecision}
 FILLED = ("mask", "second")
 BOUNDARY = "boundary_f1"
@@ -57,10 +62,12 @@ class Provenance:
         weights: Where its initial weights come from.
         absent: What is done with classes that the truth lacks.
         metrics: Names of the metrics measured beside the mIoU: keys of ``METRICS``, ``"soft"`` and ``"cam_precision"``
-            (of seeds alone), ``"filling_rate"`` (of pseudo-masks alone).
+            (of seeds alone), ``"filling_rate"`` (of pseudo-masks alone), ``"ap"`` (of objects alone).
         confusion: Pairs of a class and what coincides with it whose confusion ratio is measured.
         saliency: Where the saliency maps came from, ``None`` if none were used.
         boundary: By which rule boundaries are compared, where that is one of the metrics.
+        learnt: Indices of the classes that the method learns, ``None`` if all; the precision of objects is then told of
+            these and of the others, too.
     """
 
     supervision: str
@@ -71,6 +78,7 @@ class Provenance:
     confusion: tuple[tuple[str, str], ...] = ()
     saliency: str | None = None
     boundary: BoundaryRule = field(default_factory=BoundaryRule)
+    learnt: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -81,6 +89,7 @@ class Measured:
         results: By protocol name.
         images: Protocol name -> id -> mean IoU over the classes that truth or prediction of that image has.
         filling: Protocol name -> class -> the share of each of its boxes that it fills.
+        precision: Protocol name -> class -> its average precisions, in the order of ``NAMES`` of ``coco_ap``.
         curve: (threshold, mIoU) of the seeds on the training split.
         threshold: The best of them.
     """
@@ -88,28 +97,34 @@ class Measured:
     results: dict[str, ProtocolResult] = field(default_factory=dict)
     images: dict[str, dict[str, float]] = field(default_factory=dict)
     filling: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    precision: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     curve: list[tuple[float, float]] = field(default_factory=list)
     threshold: float | None = None
 
     def to_csv(self) -> str:
         """``protocol,image,miou``, one line per image."""
-        return _table(("protocol", "image", "miou"), ((*key, score) for key, score in _pairs(self.images)))
+        return _table(("protocol", "image", "miou"), ((*key, [score]) for key, score in _pairs(self.images)))
 
     def filling_csv(self) -> str:
         """``protocol,class,rate``, one line per box."""
-        rows = ((*key, rate) for key, rates in _pairs(self.filling) for rate in rates)
+        rows = ((*key, [rate]) for key, rates in _pairs(self.filling) for rate in rates)
         return _table(("protocol", "class", "rate"), rows)
+
+    def precision_csv(self) -> str:
+        """``protocol,class,ap,ap50,...``, one line per class; empty where no true object counts."""
+        return _table(("protocol", "class", *NAMES), ((*key, values) for key, values in _pairs(self.precision)))
 
 
 def _pairs(nested: Mapping[str, Mapping[str, T]]) -> Iterator[tuple[tuple[str, str], T]]:
     return (((outer, inner), value) for outer, values in nested.items() for inner, value in values.items())
 
 
-def _table(columns: Sequence[str], rows: Iterable[tuple[str, str, float]]) -> str:
+def _table(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[float]]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([one, other, f"{value:.6f}"] for one, other, value in rows)
+    for one, other, values in rows:
+        writer.writerow([one, other, *("" if math.isnan(value) else f"{value:.6f}" for value in values)])
     return text.getvalue()
 
 
@@ -160,6 +175,7 @@ class Evaluator:
         flags: Flags,
         maps: Callable[[str], LocalizationMaps] | None = None,
         left_out: Callable[[str], Tensor] | None = None,
+        among: frozenset[str] | None = None,
     ) -> None:
         """Compare label maps with the true masks of a set.
 
@@ -171,15 +187,17 @@ class Evaluator:
             flags: Help that the label maps had.
             maps: Id to the maps, at image size, that the label map was made of.
             left_out: Id to (H, W) bool, pixels that are not compared; their share is told.
+            among: Images that may be measured; all if ``None``.
         """
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
         metrics = self.provenance.metrics
-        others = [self._metric(metric, len(names)) for metric in metrics if metric not in (*OF_MAPS, FILLING)]
+        others = [self._metric(metric, len(names)) for metric in metrics if metric not in (*OF_MAPS, FILLING, AP)]
         soft = [] if maps is None else [kind(len(names)) for metric, kind in OF_MAPS.items() if metric in metrics]
         filling = FillingRates(len(names)) if FILLING in metrics and stage in FILLED else None
         confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
-        ids, compared = masked_ids(dataset), Share()
+        ids = [image_id for image_id in masked_ids(dataset) if among is None or image_id in among]
+        compared = Share()
         with self.reporter.track(name, len(ids)) as bar:
             for image_id in ids:
                 mask, truth = predicted(image_id), true_mask(dataset, image_id)
@@ -226,9 +244,55 @@ class Evaluator:
             boundary=self.provenance.boundary if BOUNDARY in metrics else None,
         )
 
+    def objects(
+        self,
+        stage: str,
+        dataset: Dataset,
+        ids: Sequence[str],
+        found: Callable[[str, Objects], Detections | Instances],
+        flags: Flags,
+    ) -> None:
+        """Compare objects told apart with the true ones.
+
+        Args:
+            stage: ``"instances"`` or ``"detect"``.
+            dataset: Images.
+            ids: Those of them that have true objects and others to compare.
+            found: Id and true objects to what was found.
+            flags: Help that it had.
+        """
+        name, metric = protocol_name(stage, dataset.split), CocoAP(len(dataset.classes))
+        with self.reporter.track(name, len(ids)) as bar:
+            for image_id in ids:
+                truth = true_objects(dataset, image_id)
+                metric.update(image_id, found(image_id, truth), truth)
+                bar.advance()
+        of_class, names = metric.per_class(), dataset.classes.names
+        values = dict(zip(NAMES, of_class.nanmean(0).tolist(), strict=True))
+        self.measured.precision[name] = dict(zip(names, of_class.tolist(), strict=True))
+        self.measured.results[name] = ProtocolResult.of_objects(
+            values | _split(of_class[:, 0], self.provenance.learnt),
+            absent=[name for name, value in zip(names, of_class[:, 0].tolist(), strict=True) if math.isnan(value)],
+            flags=flags,
+            supervision=self.provenance.supervision,
+            images=len(ids),
+            backbone=self.provenance.backbone,
+            weights=self.provenance.weights,
+            saliency=self.provenance.saliency,
+        )
+
     def _metric(self, name: str, num_values: int) -> SetMetric:
         rule = self.provenance.boundary
         return SetBoundary(rule.tolerance, thin=rule.thin) if name == BOUNDARY else METRICS[name](num_values)
+
+
+def _split(values: Tensor, learnt: tuple[int, ...] | None) -> dict[str, float]:
+    """Means over the classes that a method has learnt and over the others; nothing if it has learnt all."""
+    if learnt is None:
+        return {}
+    seen = torch.zeros(len(values), dtype=torch.bool)
+    seen[list(learnt)] = True
+    return {f"{AP}_seen": values[seen].nanmean().item(), f"{AP}_unseen": values[~seen].nanmean().item()}
 
 
 @dataclass
@@ -312,6 +376,18 @@ def true_mask(dataset: Dataset, image_id: str) -> Tensor:
     mask = dataset.mask(image_id)
     assert mask is not None
     return mask
+
+
+def ids_with_objects(dataset: Dataset) -> list[str]:
+    """The images whose true objects are told apart and have a class."""
+    return [image_id for image_id in dataset.ids if {OBJECTS, "mask"} <= dataset.paths(image_id).keys()]
+
+
+def true_objects(dataset: Dataset, image_id: str) -> Objects:
+    """True objects of an image that has some."""
+    objects = dataset.objects(image_id)
+    assert objects is not None
+    return objects
 
 
 def extremes(scores: dict[str, float], count: int) -> tuple[Sequence[str], Sequence[str]]:

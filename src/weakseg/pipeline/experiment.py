@@ -1,11 +1,11 @@
 """A recipe with its data and networks, checked and ready to run; nothing is written here."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
-from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
 from weakseg.data.pseudo import WithSaliency
 from weakseg.data.sample import WeakLabel
@@ -14,14 +14,15 @@ from weakseg.methods.method import Method
 from weakseg.pipeline import build
 from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
-from weakseg.pipeline.evaluation import FILLING, confusion_pairs
-from weakseg.pipeline.inference import Predictor
+from weakseg.pipeline.evaluation import AP, FILLING, confusion_pairs, ids_with_objects
+from weakseg.pipeline.inference import Predictor, second_path
 from weakseg.pipeline.manifest import Manifest, fingerprint
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import BackboneSettings, Localize, Named, Predict, Recipe, Segment, Training
+from weakseg.pipeline.recipe import BackboneSettings, Detect, Localize, Masks, Named, Predict, Recipe, Segment, Training
 from weakseg.pipeline.saliency import SaliencyMaps, maps_folder, saliency_source, with_given_saliency
 from weakseg.pipeline.steps import Step, refiner_steps
 from weakseg.refine.refiner import TrainedRefiner
+from weakseg.segment.instances import InstanceSegmenter
 from weakseg.segment.segmenter import Segmenter
 
 
@@ -71,8 +72,12 @@ class Experiment:
                 where=self.train_set.root,
                 remedy=f"Add boxes, or leave {FILLING} out of evaluate.metrics",
             )
+        self._check_objects()
         build.check_trainings(self._trainings(), len(self.train_set), recipe.run.devices)
+        if recipe.detect is not None:
+            build.check_trainings({"detect.train": recipe.detect.train}, len(self.object_ids), recipe.run.devices)
         self.data = self._audited()
+        self._check_boxes()
         self.saliency = self._computed_saliency() if self._makes_saliency else None
 
     def resolved(self) -> Recipe:
@@ -92,6 +97,13 @@ class Experiment:
         """Training images first."""
         return [self.train_set] + ([] if self.val_set is None else [self.val_set])
 
+    @cached_property
+    def pseudo_ids(self) -> tuple[str, ...]:
+        """The training images that get pseudo-masks: all, or those with boxes where a refiner needs them."""
+        if not any(step.kind.needs_boxes for step in self.steps):
+            return self.train_set.ids
+        return tuple(image_id for image_id in self.train_set.ids if self.train_set.boxes(image_id) is not None)
+
     @property
     def seed_sets(self) -> list[Dataset]:
         """The data sets whose maps are wanted; those of the training images always are where there are maps."""
@@ -102,11 +114,7 @@ class Experiment:
     @property
     def segmented_sets(self) -> list[Dataset]:
         """The data sets that the trained network is to segment, if it can."""
-        if self.predicting is None:
-            return []
-        wanted = self.recipe.evaluate.segmenter
-        train = [self.train_set] if "train" in wanted else []
-        return train + ([self.val_set] if self.val_set is not None and "val" in wanted else [])
+        return [] if self.predicting is None else self._looked_at()
 
     @property
     def tagged_splits(self) -> set[str]:
@@ -121,6 +129,11 @@ class Experiment:
         boxed = any(step.kind.needs_boxes for step in self.steps)
         return self.needs | ({WeakLabel.SALIENCY} if salient else set()) | ({WeakLabel.BOXES} if boxed else set())
 
+    @property
+    def object_supervision(self) -> frozenset[WeakLabel]:
+        """The weak labels that pseudo objects are made from, where there are any."""
+        return self.supervision | ({WeakLabel.BOXES} if self.boxes_tell_objects else set())
+
     @cached_property
     def method(self) -> Method:
         """The localiser, with its initial weights."""
@@ -130,7 +143,7 @@ class Experiment:
     @cached_property
     def segmenter(self) -> Segmenter:
         """The segmenter, with its initial weights."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.segmenter_seed)
         return build.segmenter(self.segment, self.segmenter_backbone, len(self.train_set.classes))
 
     @property
@@ -142,6 +155,11 @@ class Experiment:
     def predictor(self) -> tuple[Predictor, str]:
         """That network, with its initial weights, and the name of its file."""
         return (self.method, "localizer") if self.recipe.segment is None else (self.segmenter, "segmenter")
+
+    @property
+    def second_masks(self) -> Callable[[str], Path] | None:
+        """Where the second mask of an image is, if there are any."""
+        return partial(second_path, self.second, self.folder) if self.second else None
 
     def refiner(self, step: Step) -> TrainedRefiner:
         """A trained refiner, with its initial weights."""
@@ -156,6 +174,56 @@ class Experiment:
         return any(step.options.get("instances") for step in self.steps)
 
     @property
+    def boxes_tell_objects(self) -> bool:
+        """Whether objects are wanted and no refiner tells them apart, so that boxes have to."""
+        return (self.recipe.detect is not None or self.measures_objects) and not self.tells_objects
+
+    @property
+    def object_masks(self) -> Masks:
+        """The masks from which boxes cut objects."""
+        return "first" if self.recipe.detect is None else self.recipe.detect.masks
+
+    @property
+    def measures_objects(self) -> bool:
+        """Whether objects are to be compared with true ones."""
+        return AP in self.recipe.evaluate.metrics
+
+    @cached_property
+    def object_ids(self) -> tuple[str, ...]:
+        """The training images whose objects are told apart: all, or those whose boxes are known."""
+        train_set = self.train_set
+        if self.tells_objects:
+            return train_set.ids
+        return tuple(image_id for image_id in train_set.ids if "annotation" in train_set.paths(image_id))
+
+    @property
+    def detected_sets(self) -> list[Dataset]:
+        """The data sets that the detector is to look at, if there is one."""
+        return [] if self.recipe.detect is None else self._looked_at()
+
+    @cached_property
+    def detector(self) -> InstanceSegmenter:
+        """The detector, with its initial weights."""
+        torch.manual_seed(self.recipe.seed)
+        return build.detector(self.detect, self.detector_backbone, len(self.train_set.classes))
+
+    @property
+    def detect(self) -> Detect:
+        """The recipe's section, which must be there."""
+        assert self.recipe.detect is not None
+        return self.recipe.detect
+
+    @property
+    def detector_backbone(self) -> BackboneSettings:
+        """The detector's own, or else the localiser's."""
+        return (self.recipe.detect and self.recipe.detect.backbone) or self.recipe.backbone
+
+    @property
+    def learnt(self) -> tuple[int, ...] | None:
+        """The classes that the method learns, if it leaves out some."""
+        return self.method_options.get("seen")
+
+    @property
     def localize(self) -> Localize:
         """The recipe's section, which must be there."""
         assert self.recipe.localize is not None
@@ -168,6 +236,11 @@ class Experiment:
         return self.recipe.segment
 
     @property
+    def segmenter_seed(self) -> int:
+        """The segmenter's own, or else the run's."""
+        return self.recipe.seed if self.segment.seed is None else self.segment.seed
+
+    @property
     def segmenter_backbone(self) -> BackboneSettings:
         """The segmenter's own, or else the localiser's."""
         return (self.recipe.segment and self.recipe.segment.backbone) or self.recipe.backbone
@@ -177,8 +250,43 @@ class Experiment:
         wanted = (self.train_set, *self.seed_sets, *self.segmented_sets)
         return any(dataset is one for one in wanted) and dataset.has(WeakLabel.MASKS)
 
+    def _looked_at(self) -> list[Dataset]:
+        """The data sets that trained networks are to look at."""
+        wanted = self.recipe.evaluate.segmenter
+        train = [self.train_set] if "train" in wanted else []
+        return train + ([self.val_set] if self.val_set is not None and "val" in wanted else [])
+
+    def _check_boxes(self) -> None:
+        """An image without boxes needs a true mask where a refiner needs boxes."""
+        lacking = sorted(set(self.train_set.ids) - set(self.pseudo_ids) - self.truly_labelled)
+        if lacking:
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            raise UserError(
+                f"has no boxes{more}, which the refiners need",
+                where=self.train_set.paths(lacking[0]).get("image", self.train_set.root / lacking[0]),
+                remedy="Add its boxes, take it from the list of images, or name a split of images with true masks, "
+                "it among them, in segment.true_masks",
+            )
+
+    def _check_objects(self) -> None:
+        """Somebody has to tell objects apart, and true ones are needed to measure that."""
+        wanting = "detect" if self.recipe.detect is not None else f"evaluate.metrics: {AP}"
+        if self.boxes_tell_objects and not self.object_ids:
+            raise UserError(
+                f"'{wanting}' needs objects told apart, and {self.train_set.split} has no boxes to do so",
+                where=self.train_set.root,
+                remedy="Add boxes, or a refiner that tells objects apart ({name: irn, instances: true})",
+            )
+        if self.measures_objects and not any(map(ids_with_objects, (self.train_set, *self.detected_sets))):
+            raise UserError(
+                f"'{AP}' is measured with true objects, of which {self.train_set.split} has none",
+                where=self.train_set.root,
+                remedy="Add SegmentationObject/ID.png and SegmentationClass/ID.png (VOC) or segmentations (COCO), "
+                f"or leave {AP} out of evaluate.metrics",
+            )
+
     def _trainings(self) -> dict[str, Training]:
-        """All trainings, by their section in the recipe."""
+        """All trainings on all training images, by their section in the recipe."""
         found = {} if self.recipe.localize is None else {"localize.train": self.recipe.localize.train}
         for chain, steps in (("refine", self.first), ("second", self.second)):
             found |= {f"{chain}.{i}.train": step.learning.train for i, step in enumerate(steps) if step.learning}
@@ -199,7 +307,7 @@ class Experiment:
         return found
 
     def _open(self, split: str) -> Dataset:
-        dataset = open_dataset(self.recipe.data.kind, Path(self.recipe.data.root), split)
+        dataset = build.dataset(self.recipe.data, split)
         return WithSaliency(dataset, None) if self._makes_saliency else with_given_saliency(dataset, self.source)
 
     @property
@@ -218,7 +326,7 @@ class Experiment:
     def _audited(self) -> dict[str, str]:
         """Hashes of the data; the audit is repeated only when a file has changed."""
         allow_untagged = self.recipe.data.allow_untagged
-        needs = self.supervision - {WeakLabel.SALIENCY} if self._makes_saliency else self.supervision
+        needs = self.object_supervision - ({WeakLabel.SALIENCY} if self._makes_saliency else set())
         state = fingerprint(
             files=[dataset.stat_fingerprint() for dataset in self.datasets],
             needs=sorted(needs),

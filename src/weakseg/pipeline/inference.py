@@ -19,9 +19,10 @@ from weakseg.networks.backbone import Backbone
 from weakseg.ops.crf import dense_crf
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import Predict
+from weakseg.pipeline.recipe import DetectPredict, Predict
 from weakseg.pipeline.steps import Step
 from weakseg.refine.refiner import TrainedRefiner
+from weakseg.segment.instances import InstanceSegmenter
 from weakseg.segment.segmenter import Segmenter
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -62,6 +63,11 @@ def label_path(folder: Path, step: Step, image_id: str) -> Path:
 def prediction_path(folder: Path, image_id: str) -> Path:
     """Where the segmenter's answer for an image is."""
     return folder / "predictions" / f"{image_id}.png"
+
+
+def detections_path(folder: Path, image_id: str) -> Path:
+    """Where the detector's answer for an image is."""
+    return folder / "detections" / f"{image_id}.json"
 
 
 def chunks(dataset: Dataset, size: int) -> list[list[str]]:
@@ -181,6 +187,35 @@ def predict_datasets(
             tags = [dataset.tags(image_id) if dataset.split in tagged else None for image_id in ids]
             for image_id, mask in zip(ids, predict_images(segmenter, images, settings, device, tags), strict=True):
                 write_mask(prediction_path(folder, image_id), mask)
+            bar.advance(len(ids))
+    return new
+
+
+def detect_datasets(
+    detector: InstanceSegmenter,
+    datasets: Sequence[Dataset],
+    settings: DetectPredict,
+    folder: Path,
+    *,
+    device: Device,
+    reporter: Reporter,
+) -> int:
+    """Write the objects that the detector finds in every image that has none written yet.
+
+    Returns:
+        Number of images worked on.
+    """
+    detector, network = ready(detector, device), detector.network
+    todo = _unfinished(datasets, settings.batch, partial(detections_path, folder))
+    total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
+    with reporter.track("detect", total, total - new) as bar:
+        for dataset, ids in todo:
+            images = torch.stack([dataset.sample(image_id).image for image_id in ids])
+            batch = normalised(images, network.mean, network.std).to(device.target)
+            with device.autocast(settings.precision):
+                found = detector.predict(batch, settings.score, settings.most)
+            for image_id, objects in zip(ids, found, strict=True):
+                objects.save(detections_path(folder, image_id), dataset.classes.names, image_id)
             bar.advance(len(ids))
     return new
 

@@ -10,6 +10,7 @@ import timm
 from weakseg.data.saliency.registry import SALIENCY
 from weakseg.errors import UserError
 from weakseg.methods.registry import METHODS
+from weakseg.networks.mask_rcnn import DETECTORS
 from weakseg.networks.segmentation import DECODERS, OURS
 from weakseg.refine.registry import REFINERS
 from weakseg.registry import extended
@@ -35,8 +36,9 @@ def describe_saliency() -> Rows:
 
 
 def describe_networks() -> Rows:
-    """The decoders of the segmenter, and the networks of papers with their options."""
-    return sorted([*((name, network.__name__) for name, network in DECODERS.items()), *_described(OURS)])
+    """The decoders of the segmenter, and the networks of papers with their options, detectors too."""
+    named = ((name, network.__name__) for name, network in DECODERS.items())
+    return sorted([*named, *_described({**OURS, **DETECTORS})])
 
 
 def describe_backbones(pattern: str) -> Rows:

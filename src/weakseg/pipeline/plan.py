@@ -1,6 +1,6 @@
 """The stages of a run, and what each one's result depends on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -16,7 +16,14 @@ from weakseg.pipeline.work import Work
 
 SALIENCY = "saliency"
 Until = Literal["localize", "refine", "segment", "evaluate", "report"]
-LAST_STAGE = {"localize": "maps", "refine": "masks", "segment": "segmenter", "evaluate": "metrics", "report": "report"}
+LAST_STAGES = {
+    "localize": ("maps",),
+    "refine": ("masks", "instances"),
+    "segment": ("segmenter", "detector"),
+    "evaluate": ("metrics",),
+    "report": ("report",),
+}
+"""After the last of these a run stops; where there is none, after the masks and what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,22 @@ def plan(experiment: Experiment, until: Until) -> list[Stage]:
     """All stages up to the one that ``until`` names; what depends on saliency maps depends on those there are now."""
     work = Work(experiment)
     stages = [*_saliency(experiment, work), *_labelling(experiment, work)]
-    localizer = next((stage.inputs for stage in stages if stage.name == "localizer"), "")
-    stages += _segmenting(experiment, work, stages[-1].inputs, localizer)
+    stages += _cutting(experiment, work, _inputs(stages, "masks"))
+    trained = _segmenting(experiment, work, _inputs(stages, "masks"))
+    trained += _detecting(experiment, work, _inputs(stages, "instances"))
+    stages += [*trained, *_looking(experiment, work, [*stages, *trained])]
     stages += _telling(experiment, work, fingerprint(stages=[stage.inputs for stage in stages]))
-    names = [stage.name for stage in stages]
-    last = LAST_STAGE[until] if LAST_STAGE[until] in names else "masks"
-    return stages[: names.index(last) + 1]
+    last = max(_places(stages, LAST_STAGES[until]) or _places(stages, LAST_STAGES["refine"]))
+    return stages[: last + 1]
+
+
+def _inputs(stages: Sequence[Stage], name: str) -> str:
+    """Hash of a stage, empty where there is no such stage."""
+    return next((stage.inputs for stage in stages if stage.name == name), "")
+
+
+def _places(stages: Sequence[Stage], names: tuple[str, ...]) -> list[int]:
+    return [place for place, stage in enumerate(stages) if stage.name in names]
 
 
 def _common(experiment: Experiment) -> dict[str, object]:
@@ -145,20 +162,62 @@ def _learning(
     ]
 
 
-def _segmenting(experiment: Experiment, work: Work, masks: str, localizer: str) -> list[Stage]:
-    """The training of a segmenter, unless the localiser is one, and its predictions."""
+def _cutting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
+    """Objects from masks and boxes, where they are wanted and no refiner has told them apart."""
+    if not experiment.boxes_tell_objects:
+        return []
+    objects = fingerprint(masks=masks, chosen=experiment.object_masks)
+    return [Stage("instances", objects, ("instances",), work.cut_objects)]
+
+
+def _segmenting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
+    """The training of a segmenter, unless the localiser is one."""
     if experiment.recipe.segment is None:
-        return _predicting(experiment, work, localizer)
+        return []
     settings = experiment.recipe.segment
     segmenter = fingerprint(
-        **_common(experiment),
+        **{**_common(experiment), "seed": experiment.segmenter_seed},
         masks=masks,
         network=settings.model_dump(include={"network", "loss", "head_factor", "start", "masks", "true_masks"}),
         backbone=build.backbone_inputs(experiment.segmenter_backbone),
         train=settings.train.model_dump(exclude={"workers"}),
     )
-    trained = Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)
-    return [trained, *_predicting(experiment, work, segmenter)]
+    return [Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)]
+
+
+def _detecting(experiment: Experiment, work: Work, instances: str) -> list[Stage]:
+    """The training of a detector."""
+    if experiment.recipe.detect is None:
+        return []
+    settings = experiment.recipe.detect
+    detector = fingerprint(
+        **_common(experiment),
+        instances=instances,
+        network=settings.model_dump(include={"network", "head_factor", "start"}),
+        backbone=build.backbone_inputs(experiment.detector_backbone),
+        train=settings.train.model_dump(exclude={"workers"}),
+    )
+    return [Stage("detector", detector, _trained("detector"), work.train_detector)]
+
+
+def _looking(experiment: Experiment, work: Work, stages: Sequence[Stage]) -> list[Stage]:
+    """What trained networks make of images."""
+    segmenter = _inputs(stages, "localizer" if experiment.recipe.segment is None else "segmenter")
+    return [
+        *_predicting(experiment, work, segmenter),
+        *_finding(experiment, work, _inputs(stages, "detector")),
+    ]
+
+
+def _finding(experiment: Experiment, work: Work, detector: str) -> list[Stage]:
+    if not experiment.detected_sets:
+        return []
+    detections = fingerprint(
+        detector=detector,
+        data=[experiment.data[dataset.split] for dataset in experiment.detected_sets],
+        predict=experiment.detect.predict.model_dump(),
+    )
+    return [Stage("detections", detections, ("detections",), work.detect)]
 
 
 def _predicting(experiment: Experiment, work: Work, segmenter: str) -> list[Stage]:
@@ -177,7 +236,10 @@ def _predicting(experiment: Experiment, work: Work, segmenter: str) -> list[Stag
 def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:
     settings = experiment.recipe.evaluate
     context = [dataset.context_fingerprint() for dataset in experiment.datasets] if settings.confusion else []
-    metrics = fingerprint(results=results, data=experiment.data, context=context, evaluate=settings.model_dump())
+    inputs = {"data": experiment.data, "context": context, "evaluate": settings.model_dump()}
+    if experiment.measures_objects:
+        inputs["objects"] = [dataset.objects_fingerprint() for dataset in experiment.datasets]
+    metrics = fingerprint(results=results, **inputs)
     report = fingerprint(metrics=metrics, recipe=experiment.resolved().model_dump(exclude={"environment"}))
     return [
         Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate),

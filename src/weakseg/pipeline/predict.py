@@ -75,7 +75,8 @@ def load_segmenter(run_folder: Path) -> tuple[Predict, Predictor]:
     recipe = load_recipe(recipe_file)
     settings = build.predicting(recipe)
     if settings is None:
-        raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
+        alone = " (its detector tells objects apart, which is no mask)" if recipe.detect is not None else ""
+        raise UserError(f"was run without a segmenter{alone}", where=run_folder, remedy="Set 'segment' in its recipe")
     weights = run_folder / ("localizer.safetensors" if recipe.segment is None else "segmenter.safetensors")
     if not weights.is_file():
         raise _nothing_trained(run_folder)

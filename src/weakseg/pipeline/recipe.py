@@ -20,6 +20,8 @@ Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(lambda valu
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Field(description="lowest and highest")]
+Masks = Literal["first", "second", "agreed"]
+Start = Literal["pretrained", "localizer"]
 Scales = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
@@ -52,10 +54,14 @@ class Choosing(Section):
 
 
 class Data(Choosing):
-    """Where the images and their labels are, and which provider makes the saliency maps if a method needs them."""
+    """Where the images and their labels are, and which provider makes the saliency maps if a method needs them.
+
+    ``classes`` are their names, instead of those that the data set lists.
+    """
 
     root: str
     kind: str = "auto"
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     train: str = "train"
     val: str | None = "val"
     allow_untagged: bool = False
@@ -163,18 +169,45 @@ class Segment(Choosing):
     must then have the same backbone; ``pretrained`` those that the backbone section names. ``masks`` says which
     pseudo-masks it learns from where ``second`` makes others: those of ``refine``, the others, or the pixels on which
     both agree; losses that compare two label maps are given both in any case. ``true_masks`` names a split whose
-    images are among the training images and are learnt with their true masks (semi-supervised).
+    images are among the training images and are learnt with their true masks (semi-supervised). ``seed`` takes the
+    place of the run's for the segmenter alone, so that several can be trained on the same masks.
     """
 
     network: Choice = Named(name="deeplabv3plus")
-    masks: Literal["first", "second", "agreed"] = "first"
+    masks: Masks = "first"
     true_masks: str | None = None
+    seed: int | None = None
     backbone: BackboneSettings | None = None
-    start: Literal["pretrained", "localizer"] = "pretrained"
+    start: Start = "pretrained"
     loss: Choice = Named(name="cross_entropy")
     head_factor: Annotated[float, Field(gt=0)] = 10.0
     train: Training = Training()
     predict: Predict = Predict()
+
+
+class DetectPredict(Section):
+    """How the detector looks at an image: the lowest score that counts, and objects per image."""
+
+    score: Share = 0.05
+    most: Positive = 100
+    batch: Positive = 4
+    precision: Precision = "auto"
+
+
+class Detect(Choosing):
+    """The detector, which learns from pseudo objects, and its training; ``backbone`` and ``start`` as for ``Segment``.
+
+    ``masks`` says from which pseudo-masks boxes cut the objects: those of ``refine``, the others that ``second`` makes,
+    or the pixels on which both agree. A refiner that tells objects apart takes the place of the boxes.
+    """
+
+    network: Choice = Named(name="mask_rcnn")
+    masks: Masks = "first"
+    backbone: BackboneSettings | None = None
+    start: Start = "pretrained"
+    head_factor: Annotated[float, Field(gt=0)] = 1.0
+    train: Training = Training()
+    predict: DetectPredict = DetectPredict()
 
 
 class Boundary(Section):
@@ -191,16 +224,16 @@ class Evaluate(Section):
     """What is measured.
 
     ``seeds`` names the splits whose maps are thresholded (the sweep runs on the training split), ``segmenter`` those
-    that the trained network segments: without tags, or in those named by ``tagged`` with the image's tags as help,
-    which the result's flag ``gt_tags`` then says. ``confusion`` are pairs of a class and what coincides with it, such
-    as ``[[boat, water]]``, named as in ``context_classes.txt``.
+    that the trained networks look at: without tags, or in those named by ``tagged`` with the image's tags as help for
+    the segmenter, which the result's flag ``gt_tags`` then says. ``confusion`` are pairs of a class and what coincides
+    with it, such as ``[[boat, water]]``, named as in ``context_classes.txt``.
     """
 
     seeds: tuple[Literal["train", "val"], ...] = ("train",)
     segmenter: tuple[Literal["train", "val"], ...] = ("val",)
     tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
-    metrics: tuple[Literal["contour_f", "boundary_f1", "soft", "cam_precision", "filling_rate"], ...] = ()
+    metrics: tuple[Literal["contour_f", "boundary_f1", "soft", "cam_precision", "filling_rate", "ap"], ...] = ()
     boundary: Boundary = Boundary()
     confusion: tuple[tuple[str, str], ...] = ()
 
@@ -219,7 +252,7 @@ class Recipe(Section):
 
     ``localize: none`` leaves out the localiser; ``refine`` then starts with a refiner that makes maps of the labels,
     such as ``boxes``. ``second`` are refiners that go on from the masks of ``refine`` to other ones, which are kept
-    beside them.
+    beside them. ``detect`` trains a network that tells objects apart.
     """
 
     name: str
@@ -230,14 +263,15 @@ class Recipe(Section):
     refine: tuple[Choice, ...] = (Named(name="power"), Named(name="crf"))
     second: tuple[Choice, ...] = ()
     segment: Segment | None = Segment()
+    detect: Detect | None = None
     evaluate: Evaluate = Evaluate()
     run: Run = Run()
     environment: dict[str, str] | None = Field(None, description="written by the run: versions, data fingerprint")
 
     @property
     def backbone(self) -> BackboneSettings:
-        """The localiser's backbone, without one the segmenter's, and the usual one if nothing is said."""
-        stated = self.localize or self.segment
+        """The localiser's backbone, without one the segmenter's or detector's, and the usual one if nothing is said."""
+        stated = self.localize or self.segment or self.detect
         return (None if stated is None else stated.backbone) or BackboneSettings()
 
     def to_yaml(self) -> str:
@@ -290,7 +324,7 @@ def _copy(value: Any) -> Any:  # noqa: ANN401
 
 def _without_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """``none`` leaves a section out."""
-    return {**tree, **{key: None for key in ("localize", "segment") if tree.get(key) == "none"}}
+    return {**tree, **{key: None for key in ("localize", "segment", "detect") if tree.get(key) == "none"}}
 
 
 def _fill(value: Any, root: dict[str, Any], within: tuple[str, ...] = ()) -> Any:  # noqa: ANN401

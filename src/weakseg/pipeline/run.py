@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from weakseg.data.catalog import open_dataset
 from weakseg.data.files import remove_unfinished, write_json, write_text
 from weakseg.errors import UserError
 from weakseg.pipeline import build
@@ -85,8 +84,7 @@ def rewrite_report(folder: Path) -> Path:
         raise UserError("holds no evaluated run", where=folder, remedy="Run 'weakseg evaluate' first")
     recipe = load_recipe(recipe_file)
     train_set, val_set = (
-        None if split is None else open_dataset(recipe.data.kind, Path(recipe.data.root), split)
-        for split in (recipe.data.train, recipe.data.val)
+        None if split is None else build.dataset(recipe.data, split) for split in (recipe.data.train, recipe.data.val)
     )
     assert train_set is not None
     return write_report(folder / "report", report_data(recipe, folder, train_set, val_set, Manifest(folder).timings))
@@ -111,6 +109,8 @@ def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
             experiment.refiner(step)
     if names & {"segmenter", "predictions"}:
         _ = experiment.predictor
+    if names & {"detector", "detections"}:
+        _ = experiment.detector
 
 
 def _write_recipe(experiment: Experiment) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weakseg.data.images import read_image, write_mask
 from weakseg.data.maps import LocalizationMaps, write_scores
 from weakseg.data.saliency.quality import read_usable
+from weakseg.errors import UserError
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.processes import CONTEXT, in_processes, one_thread
 from weakseg.pipeline.steps import Weighted
@@ -128,7 +129,12 @@ class Worker:
         images = [read_image(job.image).to(self.device) for job in jobs]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         maps = [_maps(job, size).to(self.device) for job, size in zip(jobs, sizes, strict=True)]
-        self._do(images, maps, jobs)
+        try:
+            self._do(images, maps, jobs)
+        except UserError as error:  # maps do not know whose they are
+            if error.where != "refine" or len(jobs) > 1:
+                raise
+            raise UserError(error.problem, where=jobs[0].image, remedy=error.remedy) from error
         return len(jobs)
 
     def _masks(self, images: list[Tensor], maps: list[LocalizationMaps], jobs: Sequence[Job]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -13,7 +13,7 @@ from weakseg.methods.registry import method_class
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights
 from weakseg.pipeline.options import Section, checked_options, known_keys, recipe_error
-from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Training
+from weakseg.pipeline.recipe import BackboneSettings, Named, Recipe, Start, Training
 from weakseg.refine.refiner import Refiner, TrainedRefiner, check_backgrounds
 from weakseg.refine.registry import REFINERS, refiner_class
 
@@ -25,7 +25,7 @@ class Learning(Section):
     """What a recipe may say of a trained refiner beside its options; ``start`` as for the segmenter."""
 
     backbone: BackboneSettings
-    start: Literal["pretrained", "localizer"] = "pretrained"
+    start: Start = "pretrained"
     train: Training
 
 

@@ -10,30 +10,27 @@ from torch.nn import Module
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.files import write_json, write_text
-from weakseg.data.images import read_mask
-from weakseg.data.pseudo import PseudoMasks, TeacherScores, WeaklyLabelled
-from weakseg.data.sample import WeakLabel
+from weakseg.data.instances import Instances
+from weakseg.data.pseudo import PseudoMasks, PseudoObjects, TeacherScores, WeaklyLabelled
 from weakseg.data.transforms import AugmentedDataset, Transform
 from weakseg.methods.method import Views
-from weakseg.metrics import BoundaryRule, Flags, supervision_name
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights, save_weights
 from weakseg.pipeline import build
-from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import (
     calibrate_refiner,
+    detect_datasets,
     instances_path,
     label_path,
     localize,
     maps_path,
     mask_path,
     predict_datasets,
-    prediction_path,
-    second_path,
 )
-from weakseg.pipeline.recipe import BackboneSettings, Training
+from weakseg.pipeline.measuring import measure
+from weakseg.pipeline.recipe import Masks, Training
 from weakseg.pipeline.reporting import report_data
-from weakseg.pipeline.saliency import check_useful, provenance
+from weakseg.pipeline.saliency import check_useful
 from weakseg.pipeline.shards import Job, Refining, Wanted, refine_all
 from weakseg.pipeline.steps import Step, Weighted
 from weakseg.pipeline.training import train
@@ -97,7 +94,9 @@ class Work:
             self._start_from_localizer(refiner.backbone.model)
         taught = PseudoMasks if refiner.target == "mask" else TeacherScores
         transform = build.transform(learning.train.augment, refiner.backbone, masks=True)
-        dataset = self._augmented(taught(experiment.train_set, labels), transform, learning.train)
+        labelled = taught(experiment.train_set, labels)
+        labelled.ids = experiment.pseudo_ids
+        dataset = self._augmented(labelled, transform, learning.train)
         calibrate = partial(calibrate_refiner, refiner, experiment.train_set, learning.train.batch, experiment.device)
         return self._train(refiner, dataset, learning.train, step.key, finish=calibrate)
 
@@ -109,6 +108,20 @@ class Work:
         """Maps of the training images to ``masks/``, and to the folder of second masks."""
         return self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
 
+    def cut_objects(self) -> int:
+        """Masks and boxes of the training images to ``instances/``."""
+        experiment, dataset = self.experiment, self.experiment.train_set
+        masks, ids = self._pseudo_masks(experiment.object_masks), experiment.object_ids
+        undone = [image_id for image_id in ids if not instances_path(self.folder, image_id).exists()]
+        with self.reporter.track("instances", len(ids), len(ids) - len(undone)) as bar:
+            for image_id in undone:
+                mask, boxes = masks.sample(image_id).mask, dataset.box_tensors(image_id)
+                assert mask is not None
+                assert boxes is not None
+                Instances.in_boxes(mask, *boxes).save(instances_path(self.folder, image_id), dataset.classes.names)
+                bar.advance()
+        return len(undone)
+
     def train_segmenter(self) -> int:
         """Pseudo-masks to ``segmenter.safetensors``."""
         segmenter, settings = self.experiment.segmenter, self.experiment.segment.train
@@ -116,7 +129,21 @@ class Work:
             self._start_from_localizer(segmenter.network.encoder)
             segmenter.network.copy_encoder()
         transform = build.transform(settings.augment, segmenter.network, masks=True)
-        return self._train(segmenter, self._augmented(self._taught(), transform, settings), settings, "segmenter")
+        seed = self.experiment.segmenter_seed
+        taught = self._pseudo_masks(self.experiment.segment.masks, self.experiment.truly_labelled)
+        dataset = self._augmented(taught, transform, settings, seed)
+        return self._train(segmenter, dataset, settings, "segmenter", seed=seed)
+
+    def train_detector(self) -> int:
+        """Pseudo objects to ``detector.safetensors``."""
+        experiment, settings = self.experiment, self.experiment.detect.train
+        detector = experiment.detector
+        if experiment.detect.start == "localizer":
+            self._start_from_localizer(detector.network.encoder)
+        transform = build.transform(settings.augment, detector.network, masks=True)
+        taught = PseudoObjects(experiment.train_set, partial(instances_path, self.folder))
+        taught.ids = experiment.object_ids
+        return self._train(detector, self._augmented(taught, transform, settings), settings, "detector")
 
     def predict(self) -> int:
         """The trained network to ``predictions/``."""
@@ -134,12 +161,27 @@ class Work:
             reporter=self.reporter,
         )
 
+    def detect(self) -> int:
+        """The trained detector to ``detections/``."""
+        experiment = self.experiment
+        load_weights(experiment.detector, self.folder / "detector.safetensors")
+        return detect_datasets(
+            experiment.detector,
+            experiment.detected_sets,
+            experiment.detect.predict,
+            self.folder,
+            device=experiment.device,
+            reporter=self.reporter,
+        )
+
     def evaluate(self) -> int:
         """Everything so far to ``metrics.json``, as far as there are true masks."""
-        measured = self._measure()
+        measured = measure(self.experiment)
         write_text(self.folder / "images.csv", measured.to_csv())
         if measured.filling:
             write_text(self.folder / "filling.csv", measured.filling_csv())
+        if measured.precision:
+            write_text(self.folder / "precision.csv", measured.precision_csv())
         curve = "".join(f"{threshold:.2f},{miou:.6f}\n" for threshold, miou in measured.curve)
         write_text(self.folder / "thresholds.csv", "threshold,miou\n" + curve)
         write_json(self.folder / "metrics.json", {name: result.to_json() for name, result in measured.results.items()})
@@ -156,27 +198,20 @@ class Work:
         write_report(self.folder / "report", data)
         return 0
 
-    def _taught(self) -> PseudoMasks:
-        """The masks that the segmenter learns from."""
-        experiment, chosen = self.experiment, self.experiment.segment.masks
+    def _pseudo_masks(self, chosen: Masks, truly_labelled: frozenset[str] = frozenset()) -> PseudoMasks:
+        """The training images with the masks that a network is to learn from, or objects to be cut from."""
         first: Callable[[str], Path] = partial(mask_path, self.folder)
-        second = self._second
+        second = self.experiment.second_masks
         if chosen == "second":
             assert second is not None
             first, second = second, first
         return PseudoMasks(
-            experiment.train_set,
+            self.experiment.train_set,
             first,
             second,
             agreed=chosen == "agreed",
-            truly_labelled=experiment.truly_labelled,
+            truly_labelled=truly_labelled,
         )
-
-    @property
-    def _second(self) -> Callable[[str], Path] | None:
-        """Where second masks are, if there are any."""
-        steps = self.experiment.second
-        return partial(second_path, steps, self.folder) if steps else None
 
     def _refining(self, wanted: Wanted) -> Refining:
         first, second = (
@@ -194,23 +229,24 @@ class Work:
         return None if step.learning is None else self.folder / f"{step.key}.safetensors"
 
     def _refine(self, refining: Refining, result: Callable[[str], Path], label: str) -> int:
-        experiment, dataset = self.experiment, self.experiment.train_set
-        undone = [image_id for image_id in dataset.ids if not result(image_id).exists()]
+        experiment = self.experiment
+        ids = experiment.pseudo_ids
+        undone = [image_id for image_id in ids if not result(image_id).exists()]
         jobs = [self._job(image_id, result(image_id), refining) for image_id in undone]
         workers = self.recipe.run.workers or experiment.device.cores
-        with self.reporter.track(label, len(dataset), len(dataset) - len(jobs)) as bar:
+        with self.reporter.track(label, len(ids), len(ids) - len(jobs)) as bar:
             for done in refine_all(jobs, refining, workers=workers, device=experiment.device):
                 bar.advance(done)
         return len(jobs)
 
     def _job(self, image_id: str, result: Path, refining: Refining) -> Job:
         dataset, kinds = self.experiment.train_set, [step.kind for step, _ in (*refining.steps, *refining.again)]
-        paths = dataset.paths(image_id)
+        paths, second = dataset.paths(image_id), self.experiment.second_masks
         return Job(
             image=paths["image"],
             maps=None if self.recipe.localize is None else maps_path(self.folder, image_id),
             result=result,
-            second=self._second(image_id) if self._second and refining.wanted == "masks" else None,
+            second=second(image_id) if second and refining.wanted == "masks" else None,
             saliency=paths.get("saliency") if any(kind.needs_saliency for kind in kinds) else None,
             boxes=dataset.box_tensors(image_id) if any(kind.needs_boxes for kind in kinds) else None,
         )
@@ -219,11 +255,13 @@ class Work:
         localizer = self.folder / "localizer.safetensors"
         load_backbone_weights(body, read_weights(localizer, prefix="backbone.model."), localizer)
 
-    def _augmented(self, dataset: Dataset, transform: Transform, settings: Training) -> AugmentedDataset:
+    def _augmented(
+        self, dataset: Dataset, transform: Transform, settings: Training, seed: int | None = None
+    ) -> AugmentedDataset:
         """Decoded images are kept where this process loads them itself and they fit into memory."""
         workers = self.experiment.device.workers if settings.workers is None else settings.workers
         cache = workers == 0 and _decoded_bytes(dataset) <= CACHE_BYTES
-        return AugmentedDataset(dataset, transform, self.recipe.seed, cache=cache)
+        return AugmentedDataset(dataset, transform, self.recipe.seed if seed is None else seed, cache=cache)
 
     def _train(
         self,
@@ -232,13 +270,14 @@ class Work:
         settings: Training,
         name: str,
         finish: Callable[[], None] | None = None,
+        seed: int | None = None,
     ) -> int:
         seen = train(
             model,
             dataset,
             settings,
             self.folder / "checkpoints" / f"{name}.ckpt",
-            seed=self.recipe.seed,
+            seed=self.recipe.seed if seed is None else seed,
             device=self.experiment.device,
             reporter=self.reporter,
             label=f"train {name}",
@@ -249,76 +288,7 @@ class Work:
         save_weights(model, self.folder / f"{name}.safetensors", about)
         return seen
 
-    def _measure(self) -> Measured:
-        evaluator = Evaluator(self._provenance(self.recipe.backbone, self.experiment.supervision), self.reporter)
-        if self.experiment.train_set.has(WeakLabel.MASKS):
-            self._measure_labels(evaluator)
-        predict = self.experiment.predicting
-        if predict is not None:
-            true = {WeakLabel.MASKS} if self.experiment.truly_labelled else set()
-            labels = self.experiment.supervision | true
-            evaluator.provenance = self._provenance(self.experiment.segmenter_backbone, labels)
-            for dataset in self.experiment.segmented_sets:
-                helped = dataset.split in self.experiment.tagged_splits
-                flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
-                if dataset.has(WeakLabel.MASKS):
-                    evaluator.measure(
-                        "seg", dataset.split, dataset, _read(partial(prediction_path, self.folder)), flags
-                    )
-        return evaluator.measured
-
-    def _measure_labels(self, evaluator: Evaluator) -> None:
-        """Seeds and pseudo-masks."""
-        train_set, first, second = self.experiment.train_set, partial(mask_path, self.folder), self._second
-        if self.recipe.localize is not None:
-            self._measure_seeds(evaluator)
-            evaluator.provenance = self._provenance(self.recipe.backbone, self.experiment.supervision)
-        flags = self._flags(None, crf=any("crf" in step.name for step in self.experiment.first))
-        evaluator.measure("mask", train_set.split, train_set, _read(first), flags)
-        if second is None:
-            return
-        others = self._flags(None, crf=any("crf" in step.name for step in self.experiment.steps))
-        evaluator.measure("second", train_set.split, train_set, _read(second), others)
-        differ = partial(_differ, first, second)
-        evaluator.measure("agreed", train_set.split, train_set, _read(first), others, left_out=differ)
-
-    def _measure_seeds(self, evaluator: Evaluator) -> None:
-        """The threshold is swept on the training images alone."""
-        maps, train_set = partial(maps_path, self.folder), self.experiment.train_set
-        evaluator.provenance = self._provenance(self.recipe.backbone, self.experiment.needs)
-        evaluator.sweep(train_set, maps)
-        for dataset in self.experiment.seed_sets:
-            wanted = dataset is not train_set or "train" in self.recipe.evaluate.seeds
-            if wanted and dataset.has(WeakLabel.MASKS):
-                evaluator.seeds(dataset.split, dataset, maps, self._flags(evaluator.measured.threshold))
-
-    def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
-        multi_scale = self.recipe.localize is not None and len(self.recipe.localize.scales) > 1
-        return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
-
-    def _provenance(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> Provenance:
-        salient = WeakLabel.SALIENCY in labels
-        return Provenance(
-            supervision=supervision_name(labels),
-            saliency=provenance(self.experiment.train_set, self.experiment.source) if salient else None,
-            backbone=backbone.name,
-            weights=Path(backbone.weights).name,
-            absent=self.recipe.evaluate.absent,
-            metrics=self.recipe.evaluate.metrics,
-            confusion=self.recipe.evaluate.confusion,
-            boundary=BoundaryRule(**self.recipe.evaluate.boundary.model_dump()),
-        )
-
 
 def _decoded_bytes(dataset: Dataset) -> int:
     """About what all samples take in memory, judged by the first."""
     return len(dataset) * sum(value.nbytes for value in vars(dataset[0]).values() if isinstance(value, Tensor))
-
-
-def _read(path: Callable[[str], Path]) -> Callable[[str], Tensor]:
-    return lambda image_id: read_mask(path(image_id))
-
-
-def _differ(first: Callable[[str], Path], second: Callable[[str], Path], image_id: str) -> Tensor:
-    """(H, W) bool, where two masks of an image say different things."""
-    return read_mask(first(image_id)) != read_mask(second(image_id))

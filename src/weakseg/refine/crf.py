@@ -1,7 +1,7 @@
 """Dense CRF: neighbours in place and colour agree on a label.
 
 P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
-The parameter sets A to F are those that the field's papers use; see ``weakseg.ops.crf``.
+The parameter sets A to H are those that the field's papers use; see ``weakseg.ops.crf``.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,9 @@ STAGES = {
     "mask": "Pseudo-masks",
     "second": "Second pseudo-masks",
     "agreed": "Pseudo-masks where both agree",
+    "instances": "Pseudo objects",
     "seg": "Segmentation",
+    "detect": "Detection",
 }
 FLAGS = {
     "gt_tags": "True tags given",
@@ -35,6 +37,7 @@ FLAGS = {
     "threshold_swept": "Threshold swept",
 }
 NOT_RECORDED = "not recorded"
+IOU, AP = ("miou", "mIoU"), ("ap", "AP")
 _OF_EVERY_ENTRY = frozenset(
     {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency", "boundary"}
 )
@@ -96,6 +99,7 @@ def render(data: ReportData) -> str:
     page = environment.get_template("template.html.j2").render(
         data=data,
         protocols=[_protocol(key, entry, data.classes) for key, entry in data.metrics.items()],
+        precise=any(AP[0] in entry for entry in data.metrics.values()),
         has_bars=any(entry.get("per_class") for entry in data.metrics.values()),
         threshold=_threshold(data),
         fillings=[_filling(key, rates, data) for key, rates in data.filling.items() if any(rates.values())],
@@ -108,11 +112,12 @@ def render(data: ReportData) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One headline number with everything it depends on."""
+    """One headline number, called ``metric``, with everything it depends on."""
 
     key: str
     name: str
-    miou: str
+    number: str
+    metric: str
     facts: list[tuple[str, str]]
     extras: list[tuple[str, str]]
     summary: str
@@ -132,12 +137,16 @@ class Bar:
 
 def _protocol(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> Protocol:
     stage, _, split = key.partition("@")
+    headline, metric = AP if AP[0] in entry else IOU
     return Protocol(
         key=key,
         name=f"{STAGES[stage]} on {split}" if stage in STAGES and split else key,
-        miou=percent(entry.get("miou")),
+        number=percent(entry.get(headline)),
+        metric=metric,
         facts=_facts(entry),
-        extras=[(name, _metric(name, value)) for name, value in entry.items() if _is_extra(name, value)],
+        extras=[
+            (name, _metric(name, entry[name])) for name in entry if name != headline and _is_extra(name, entry[name])
+        ],
         summary=_summary(entry),
         bars=_bars(entry, classes),
         absent=[str(name) for name in entry.get("absent") or []],
@@ -158,8 +167,6 @@ def _metric(name: str, value: object) -> str:
 def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What stands under the number, flags first; a flag that is missing is said to be missing."""
     flags = entry.get("flags") or {}
-    of_class = entry.get("per_class") or {}
-    counted = sum(value is not None for value in of_class.values())
     further = [(name, flag_words(value)) for name, value in flags.items() if name not in FLAGS]
     return [
         *((title, flag_words(flags[name]) if name in flags else NOT_RECORDED) for name, title in FLAGS.items()),
@@ -168,10 +175,18 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("Saliency maps", words(entry["saliency"]))] if entry.get("saliency") else []),
         *([("Boundaries", BoundaryRule(**entry["boundary"]).words())] if entry.get("boundary") else []),
         ("Images", _recorded(entry, "images")),
-        ("Classes in the mean", f"{counted} of {len(of_class)}" if of_class else NOT_RECORDED),
+        ("Classes in the mean", _counted(entry)),
         ("Backbone", _recorded(entry, "backbone")),
         ("Initial weights", _recorded(entry, "weights")),
     ]
+
+
+def _counted(entry: Mapping[str, Any]) -> str:
+    """How many classes the headline is a mean of."""
+    of_class = entry.get("per_class") or {}
+    if of_class:
+        return f"{sum(value is not None for value in of_class.values())} of {len(of_class)}"
+    return f"all but {len(entry.get('absent') or ())}" if AP[0] in entry else NOT_RECORDED
 
 
 def _summary(entry: Mapping[str, Any]) -> str:

@@ -1,0 +1,215 @@
+"""Tables 1, 3 and 4 of BANA in miniature: pseudo-masks from boxes in several ways, and what is learnt from them.
+
+    python -m benchmarks.bana --data PATH_OF_MSRC_MINI
+    python -m benchmarks.bana --data PATH_OF_MSRC_MINI --segment --seeds 0 1 2
+
+Makes the masks of the training images from plain boxes, by GrabCut, by a CRF started from boxes, and by BANA: with
+plain averages instead of background-aware pooling (GAP), without u_0, and as it is, with both label maps and the pixels
+on which they agree. ``--segment`` trains segmenters on the latter: cross-entropy on either label map and on the pixels
+on which both agree, and the noise-aware loss, once for each seed. Run folders lie below ``--runs``; a second call goes
+on with them.
+
+Also how long labelling an image takes in one thread, step by step, medians over ``--count`` images: the paper's maps
+take a fifth of the time. Writes results/bana.csv and results/bana-seconds.csv, prints whether the paper's order holds,
+and ends with status 1 if it does not.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median, stdev
+from time import perf_counter
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import weakseg
+from benchmarks.timing import Row, write_table
+from weakseg.methods.method import Views
+from weakseg.networks.weights import load_weights
+from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.inference import as_batch
+from weakseg.pipeline.progress import Silent
+from weakseg.pipeline.recipe import load_recipe
+from weakseg.pipeline.shipped import recipe_path
+from weakseg.refine.box_crf import BoxCRF
+from weakseg.refine.grabcut import GrabCut
+from weakseg.refine.retrieval import Retrieval
+
+T = TypeVar("T")
+BOXES, BANA = "mini/boxes", "mini/bana"
+LABELLING = ("mask@train", "second@train", "agreed@train")
+NAMES = {"mask@train": "", "second@train": ", Y_ret", "agreed@train": ", Y_crf & Y_ret"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to label, or to learn from labels.
+
+    Attributes:
+        name: In the table.
+        recipe: Its recipe.
+        settings: What differs from it.
+        after: The way whose maps and masks it starts from.
+    """
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    after: str | None = None
+
+
+LABELLERS = (
+    Way("boxes", BOXES, ("refine=[boxes]",)),
+    Way("grabcut", BOXES, ("refine=[grabcut]",)),
+    Way("boxes + CRF", BOXES),
+    Way("gap", BANA, ("localize.method={name: bana, pooling: gap}", "second=[]")),
+    Way("bap without u_0", BANA, ("localize.method={name: bana, background: cam}", "second=[]")),
+    Way("bap", BANA),
+)
+LEARNERS = (
+    Way("Y_crf", BANA, ("segment.loss=cross_entropy",), "bap"),
+    Way("Y_ret", BANA, ("segment.loss=cross_entropy", "segment.masks=second"), "bap"),
+    Way("agreement", BANA, ("segment.loss=cross_entropy", "segment.masks=agreed"), "bap"),
+    Way("noise-aware", BANA, (), "bap"),
+)
+
+
+def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
+    """The run folder of a way, after its run; masks do not depend on a learner's seed."""
+    folder = Path(arguments.runs) / f"{way.name.replace(' ', '-')}-{seed}"
+    if way.after is not None and not folder.exists():
+        shutil.copytree(arguments.runs / f"{way.after}-0", folder)
+    settings = [f"data.root={arguments.data}", f"run.folder={folder}"]
+    if way.after is None:
+        settings += ["segment=none", f"seed={seed}"]
+    else:
+        settings += [f"segment.seed={seed}"]
+    weakseg.run(recipe_path(way.recipe), overrides=[*settings, *way.settings, *arguments.settings], until="evaluate")
+    return folder
+
+
+def labelled(way: Way, arguments: argparse.Namespace) -> Iterator[Row]:
+    """One row for each kind of pseudo-mask."""
+    folder = ran(way, 0, arguments)
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    seconds = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
+    for protocol in LABELLING:
+        if protocol in found:
+            yield {
+                **{"way": way.name + NAMES[protocol], "seed": 0, "protocol": protocol},
+                "miou": rounded(found, protocol),
+                "compared": found[protocol].get("compared"),
+                "filling_rate": found[protocol].get("filling_rate"),
+                "cam_precision": found.get("seed@train", {}).get("cam_precision"),
+                **{f"seconds_{name}": seconds.get(name, {}).get("seconds") for name in ("localizer", "maps", "masks")},
+            }
+
+
+def learnt(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
+    """The row of a segmenter."""
+    found = json.loads((ran(way, seed, arguments) / "metrics.json").read_text(encoding="utf-8"))
+    return {"way": way.name, "seed": seed, "protocol": "seg@val", "miou": rounded(found, "seg@val")}
+
+
+def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
+    """Median seconds of each step of labelling an image, in one thread, steps taking turns on each image."""
+    experiment = Experiment(load_recipe(folder / "recipe.yaml"), Silent())
+    method, dataset = experiment.method.eval(), experiment.train_set
+    load_weights(method, folder / "localizer.safetensors")
+    views = Views(scales=(1.0,), flip=False, stride=experiment.localize.stride)
+    spent: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], T]) -> T:
+        start = perf_counter()
+        result = work()
+        spent.setdefault(name, []).append(perf_counter() - start)
+        return result
+
+    for image_id in dataset.ids[: count + 1]:
+        sample = dataset.sample(image_id)
+        batch = as_batch([sample], len(dataset.classes), method.backbone.mean, method.backbone.std)
+        maps = timed("features, attention and maps", partial(method.localize, batch, views))[0]
+        maps = replace(maps, boxes=sample.boxes, box_classes=sample.box_classes)
+        refined = timed("CRF", partial(BoxCRF().refine, sample.image, maps))
+        timed("retrieval", partial(Retrieval().refine, sample.image, refined))
+        timed("GrabCut", partial(GrabCut().refine, sample.image, maps))
+    for name, seconds in spent.items():  # the first of each compiles
+        yield {"step": name, "images": count, "seconds": round(median(seconds[1:]), 4)}
+
+
+def rounded(found: dict[str, dict[str, float]], protocol: str) -> float:
+    """The mIoU of a protocol."""
+    return round(found[protocol]["miou"], 4)
+
+
+def trends(rows: Sequence[Row]) -> dict[str, bool]:
+    """What is expected of BANA, and whether it is so here."""
+
+    def of(way: str) -> float:
+        return fmean(float(str(row["miou"])) for row in rows if row["way"] == way)
+
+    found = {
+        "Y_crf at least 5 points above boxes + CRF": of("bap") >= of("boxes + CRF") + 0.05,
+        "Table 1: Y_crf above GAP": of("bap") > of("gap"),
+        "Table 1: Y_crf above background maps instead of u_0": of("bap") > of("bap without u_0"),
+        "Table 1: Y_crf above Y_ret": of("bap") > of("bap, Y_ret"),
+        "Table 1: agreed pixels above all": of("bap, Y_crf & Y_ret") > max(of("bap"), of("bap, Y_ret")),
+    }
+    if any(row["protocol"] == "seg@val" for row in rows):
+        best = max(of("Y_crf"), of("Y_ret"), of("agreement"))
+        found["Table 4: the noise-aware loss above cross-entropy on any label map"] = of("noise-aware") > best
+    return found
+
+
+def parsed() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(description="Tables 1, 3 and 4 of BANA in miniature.")
+    parser.add_argument("--data", type=Path, required=True, help="boxes and true masks")
+    parser.add_argument("--segment", action="store_true", help="train segmenters, too")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the segmenters")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of all recipes")
+    parser.add_argument("--count", type=int, default=30, help="images on which the steps are timed")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-bana"))
+    parser.add_argument("--output", type=Path, default=Path("results/bana.csv"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, write, print."""
+    arguments = parsed()
+    rows: list[Row] = []
+    for way in LABELLERS:
+        rows += labelled(way, arguments)
+        write_table(rows, arguments.output)
+    for way in LEARNERS if arguments.segment else ():
+        rows += [{**dict.fromkeys(rows[0]), **learnt(way, seed, arguments)} for seed in arguments.seeds]
+        write_table(rows, arguments.output)
+    console, columns = Console(), list(rows[0])
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row.get(name)) for name in columns))
+    console.print(table)
+    for way in LEARNERS if len(arguments.seeds) > 1 and arguments.segment else ():
+        values = [100 * float(str(row["miou"])) for row in rows if row["way"] == way.name]
+        console.print(f"{way.name}: {fmean(values):.1f} +- {stdev(values):.1f}")
+    torch.set_num_threads(1)
+    steps = list(labelling_seconds(arguments.runs / "bap-0", arguments.count))
+    write_table(steps, arguments.output.with_name(f"{arguments.output.stem}-seconds.csv"))
+    for step in steps:
+        console.print(f"{step['step']}: {step['seconds']} s an image")
+    judged = trends(rows)
+    for sentence, holds in judged.items():
+        console.print(f"{'holds  ' if holds else 'differs'}  {sentence}")
+    sys.exit(0 if all(judged.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()

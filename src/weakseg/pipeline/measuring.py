@@ -1,0 +1,143 @@
+"""Everything in a run folder that can be compared with the truth, each under the name of its protocol."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from weakseg.data.detections import Detections
+from weakseg.data.images import read_mask
+from weakseg.data.instances import Instances
+from weakseg.data.objects import Objects
+from weakseg.data.sample import WeakLabel
+from weakseg.metrics import BoundaryRule, Flags, supervision_name
+from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance, ids_with_objects
+from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.inference import detections_path, instances_path, maps_path, mask_path, prediction_path
+from weakseg.pipeline.recipe import BackboneSettings
+from weakseg.pipeline.saliency import provenance
+
+
+def measure(experiment: Experiment) -> Measured:
+    """Seeds, pseudo-masks, pseudo objects, predictions, detections, as far as there are any and truth to them."""
+    return _Measuring(experiment).everything()
+
+
+class _Measuring:
+    """One method for each kind of result."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, self.recipe, self.folder = experiment, experiment.recipe, experiment.folder
+        self.train_set = experiment.train_set
+        about = self._provenance(self.recipe.backbone, experiment.supervision)
+        self.evaluator = Evaluator(about, experiment.reporter)
+
+    def everything(self) -> Measured:
+        """All results, in the order in which they were made."""
+        if self.train_set.has(WeakLabel.MASKS):
+            self._labels()
+        if self.experiment.measures_objects:
+            self._pseudo_objects()
+        self._predictions()
+        if self.experiment.measures_objects:
+            self._detections()
+        return self.evaluator.measured
+
+    def _labels(self) -> None:
+        """Seeds and pseudo-masks."""
+        first, second = partial(mask_path, self.folder), self.experiment.second_masks
+        if self.recipe.localize is not None:
+            self._seeds()
+        self._about(self.recipe.backbone, self.experiment.supervision)
+        made = frozenset(self.experiment.pseudo_ids)
+        measured = partial(self.evaluator.measure, split=self.train_set.split, dataset=self.train_set, among=made)
+        flags = self._flags(None, crf=any("crf" in step.name for step in self.experiment.first))
+        measured("mask", predicted=_read(first), flags=flags)
+        if second is None:
+            return
+        others = self._flags(None, crf=any("crf" in step.name for step in self.experiment.steps))
+        measured("second", predicted=_read(second), flags=others)
+        measured("agreed", predicted=_read(first), flags=others, left_out=partial(_differ, first, second))
+
+    def _seeds(self) -> None:
+        """The threshold is swept on the training images alone."""
+        maps = partial(maps_path, self.folder)
+        self._about(self.recipe.backbone, self.experiment.needs)
+        self.evaluator.sweep(self.train_set, maps)
+        for dataset in self.experiment.seed_sets:
+            wanted = dataset is not self.train_set or "train" in self.recipe.evaluate.seeds
+            if wanted and dataset.has(WeakLabel.MASKS):
+                flags = self._flags(self.evaluator.measured.threshold)
+                self.evaluator.seeds(dataset.split, dataset, maps, flags)
+
+    def _pseudo_objects(self) -> None:
+        """Objects told apart in the training images."""
+        experiment, dataset = self.experiment, self.train_set
+        told_apart = set(experiment.object_ids)
+        ids = [image_id for image_id in ids_with_objects(dataset) if image_id in told_apart]
+        if not ids:
+            return
+        steps = experiment.first if experiment.object_masks == "first" else experiment.steps
+        self._about(self.recipe.backbone, experiment.object_supervision)
+        flags = self._flags(None, crf=any("crf" in step.name for step in steps))
+        self.evaluator.objects("instances", dataset, ids, self._told_apart, flags)
+
+    def _predictions(self) -> None:
+        """What the segmenter makes of images."""
+        predict = self.experiment.predicting
+        if predict is None:
+            return
+        true = {WeakLabel.MASKS} if self.experiment.truly_labelled else set()
+        self._about(self.experiment.segmenter_backbone, self.experiment.supervision | true)
+        for dataset in self.experiment.segmented_sets:
+            helped = dataset.split in self.experiment.tagged_splits
+            flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
+            if dataset.has(WeakLabel.MASKS):
+                masks = _read(partial(prediction_path, self.folder))
+                self.evaluator.measure("seg", dataset.split, dataset, masks, flags)
+
+    def _detections(self) -> None:
+        """What the detector finds in images."""
+        for dataset in self.experiment.detected_sets:
+            self._about(self.experiment.detector_backbone, self.experiment.object_supervision)
+            if ids := ids_with_objects(dataset):
+                self.evaluator.objects("detect", dataset, ids, self._detected, Flags())
+
+    def _told_apart(self, image_id: str, _: Objects) -> Instances:
+        return Instances.load(instances_path(self.folder, image_id), self.train_set.classes.names)
+
+    def _detected(self, image_id: str, truth: Objects) -> Detections:
+        height, width = truth.masks.shape[1:]
+        return Detections.load(detections_path(self.folder, image_id), self.train_set.classes.names, (height, width))
+
+    def _flags(self, threshold: float | None, *, crf: bool = False) -> Flags:
+        multi_scale = self.recipe.localize is not None and len(self.recipe.localize.scales) > 1
+        return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
+
+    def _about(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> None:
+        """What the numbers that follow have in common."""
+        self.evaluator.provenance = self._provenance(backbone, labels)
+
+    def _provenance(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> Provenance:
+        salient = WeakLabel.SALIENCY in labels
+        return Provenance(
+            supervision=supervision_name(labels),
+            saliency=provenance(self.train_set, self.experiment.source) if salient else None,
+            backbone=backbone.name,
+            weights=Path(backbone.weights).name,
+            absent=self.recipe.evaluate.absent,
+            metrics=self.recipe.evaluate.metrics,
+            confusion=self.recipe.evaluate.confusion,
+            boundary=BoundaryRule(**self.recipe.evaluate.boundary.model_dump()),
+            learnt=self.experiment.learnt,
+        )
+
+
+def _read(path: Callable[[str], Path]) -> Callable[[str], Tensor]:
+    return lambda image_id: read_mask(path(image_id))
+
+
+def _differ(first: Callable[[str], Path], second: Callable[[str], Path], image_id: str) -> Tensor:
+    """(H, W) bool, where two masks of an image say different things."""
+    return read_mask(first(image_id)) != read_mask(second(image_id))
