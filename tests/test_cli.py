@@ -327,7 +327,7 @@ def test_a_list_that_climbs_is_refused_in_one_line(weakseg, tmp_path):
         ({"segment.network": {"name": "unet", "depth_of_sea": 3}}, ("'unet'", "depth_of_sea")),
         ({"segment.loss": {"name": "cross_entropy", "label_smoothing": 3}}, ("segment.loss.label_smoothing",)),
         ({"segment.predict.crf": "Z"}, ("unknown CRF parameter set 'Z'",)),
-        ({"data.kind": "coco"}, ("unknown kind of data set 'coco'", "folder")),
+        ({"data.kind": "cocoo"}, ("unknown kind of data set 'cocoo'", "'coco'")),
         ({"data.kind": "voc"}, ("JPEGImages", "there is no such folder")),
         ({"data.train": "trian"}, ("no split 'trian'", "There are")),
         ({"data.root": "${data.rot}"}, ("'${data.rot}' refers to nothing",)),

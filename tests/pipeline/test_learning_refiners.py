@@ -176,14 +176,14 @@ def test_one_way_to_draw_a_size_takes_the_place_of_the_usual_one(root, tmp_path,
 
 def test_a_way_to_draw_a_size_that_is_left_open_changes_nothing(root, tmp_path):
     step = {"name": "irn", "train": {"augment": {"resize": None, "crop": 64}}}
-    augment = refiner_steps(load_recipe(settings(root, tmp_path, step)))[0].learning.train.augment
+    augment = refiner_steps(load_recipe(settings(root, tmp_path, step)))[0][0].learning.train.augment
     assert (augment.crop, augment.resize, augment.scale) == (64, None, (0.5, 1.5))
 
 
 def test_damaged_weights_are_named_by_a_process_too(root, tmp_path):
     damaged = tmp_path / "affinitynet.safetensors"
     damaged.write_bytes(b"broken")
-    step = refiner_steps(load_recipe(settings(root, tmp_path, AFFINITYNET)))[0]
+    step = refiner_steps(load_recipe(settings(root, tmp_path, AFFINITYNET)))[0][0]
     image = root / "images/s02.png"
     jobs = [Job(image, image.with_suffix(".npz"), tmp_path / f"{number}.png") for number in range(8)]
     refining = Refining(((step, damaged),), "masks", CLASSES)
