@@ -6,7 +6,7 @@ import torch
 from tests.data.trees import refusal
 from tests.methods.test_bana import crowded, double, features_of, method_seeing, slow_loss  # noqa: F401
 from weakseg.methods.method import Views
-from weakseg.ops.rois import box_pixels
+from weakseg.ops.box_masks import box_pixels
 
 ONCE = Views((1.0,), flip=False, stride=1)
 

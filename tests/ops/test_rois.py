@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
+from weakseg.ops.box_masks import box_pixels
 from weakseg.ops.rois import (
     Rois,
     bin_members,
-    box_pixels,
     box_rois,
     pool_rois,
     sample_rois,

@@ -98,7 +98,19 @@ class WeaklyLabelled(_Restricted):
         return {kind: path for kind, path in super().paths(image_id).items() if kind in self.kept}
 
 
-class PseudoMasks(_Restricted):
+class _Bare(_Restricted):
+    """Images without any of their labels, to which what has been inferred is added."""
+
+    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
+        """None: networks learn from what has been inferred alone."""
+        return None
+
+    def paths(self, image_id: str) -> dict[str, Path]:
+        """The image."""
+        return {"image": super().paths(image_id)["image"]}
+
+
+class PseudoMasks(_Bare):
     """Images with pseudo-masks and nothing else.
 
     Args:
@@ -121,15 +133,11 @@ class PseudoMasks(_Restricted):
         super().__init__(dataset)
         self.first, self.second, self.agreed, self.truly_labelled = mask, second, agreed, truly_labelled
 
-    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
-        """None: the segmenter learns from masks alone."""
-        return None
-
     def paths(self, image_id: str) -> dict[str, Path]:
         """The image and its pseudo-mask, or its true one."""
-        known = super().paths(image_id)
         true = image_id in self.truly_labelled
-        return {"image": known["image"], "mask": known["mask"] if true else self.first(image_id)}
+        mask = self.dataset.paths(image_id)["mask"] if true else self.first(image_id)
+        return {**super().paths(image_id), "mask": mask}
 
     def mask(self, image_id: str) -> Tensor | None:
         """Its pseudo-mask, or its true one."""
@@ -151,7 +159,7 @@ class PseudoMasks(_Restricted):
         return replace(sample, second=second)
 
 
-class TeacherScores(_Restricted):
+class TeacherScores(_Bare):
     """Images with a teacher's scores of every pixel and nothing else.
 
     Args:
@@ -163,14 +171,6 @@ class TeacherScores(_Restricted):
         super().__init__(dataset)
         self.scores = scores
 
-    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
-        """None: which classes the scores belong to does not matter."""
-        return None
-
-    def paths(self, image_id: str) -> dict[str, Path]:
-        """The image."""
-        return {"image": super().paths(image_id)["image"]}
-
     def sample(self, image_id: str) -> Sample:
         """The image and its scores.
 
@@ -180,7 +180,7 @@ class TeacherScores(_Restricted):
         return replace(super().sample(image_id), scores=read_scores(self.scores(image_id)))
 
 
-class PseudoObjects(_Restricted):
+class PseudoObjects(_Bare):
     """Images with pseudo objects and nothing else.
 
     Args:
@@ -191,14 +191,6 @@ class PseudoObjects(_Restricted):
     def __init__(self, dataset: Dataset, objects: Callable[[str], Path]) -> None:
         super().__init__(dataset)
         self.objects_file = objects
-
-    def tag_names(self, image_id: str) -> tuple[str, ...] | None:
-        """None: the detector learns from objects alone."""
-        return None
-
-    def paths(self, image_id: str) -> dict[str, Path]:
-        """The image."""
-        return {"image": super().paths(image_id)["image"]}
 
     def sample(self, image_id: str) -> Sample:
         """The image and its objects.

@@ -40,9 +40,10 @@ from weakseg.data.sample import Batch, WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Activation, Method, Views, rescale
 from weakseg.networks.backbone import Backbone
+from weakseg.ops.box_masks import box_pixels, inside_boxes
 from weakseg.ops.maps import class_activation, padded_size, resize, resize_like, strided_size, unflip
 from weakseg.ops.pooling import gap
-from weakseg.ops.rois import Rois, box_pixels, box_rois, pool_rois, sample_rois, sample_squares, whole_rois
+from weakseg.ops.rois import Rois, box_rois, pool_rois, sample_rois, sample_squares, whole_rois
 
 Pooling = Literal["bap", "gap"]
 Normalization = Literal["box", "class"]
@@ -61,7 +62,7 @@ def definite_background(batch: Batch) -> Tensor:
         (B, 1, H, W) bool.
     """
     size = (batch.images.shape[-2], batch.images.shape[-1])
-    outside = torch.stack([~box_pixels(boxes, size).any(0) for boxes in batch.boxes])
+    outside = torch.stack([~inside_boxes(boxes, size) for boxes in batch.boxes])
     known = batch.known[WeakLabel.BOXES].to(outside.device)
     return batch.valid & outside[:, None] & known[:, None, None, None]
 

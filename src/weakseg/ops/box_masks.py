@@ -52,9 +52,25 @@ def smallest_box(boxes: Tensor, size: Size) -> Tensor:
     return owners.to(boxes.device)
 
 
+def box_pixels(boxes: Tensor, size: Size) -> Tensor:
+    """Which pixels each box covers: those whose centres lie in it.
+
+    Args:
+        boxes: (n, 4), n may be 0.
+        size: Height and width of the image.
+
+    Returns:
+        (n, H, W) bool.
+    """
+    rows, columns = (torch.arange(length, device=boxes.device) + 0.5 for length in size)
+    x1, y1, x2, y2 = boxes[..., None].unbind(1)
+    down, along = (rows >= y1) & (rows < y2), (columns >= x1) & (columns < x2)
+    return down[:, :, None] & along[:, None]
+
+
 def inside_boxes(boxes: Tensor, size: Size) -> Tensor:
     """(H, W) bool, where any box is."""
-    return smallest_box(boxes, size) >= 0
+    return box_pixels(boxes, size).any(0)
 
 
 def class_areas(boxes: Tensor, box_classes: Tensor, classes: Tensor, size: Size) -> Tensor:
@@ -69,9 +85,6 @@ def class_areas(boxes: Tensor, box_classes: Tensor, classes: Tensor, size: Size)
     Returns:
         (P, H, W) bool, the union of the class's boxes; on the boxes' device.
     """
-    areas = torch.zeros((len(classes), *size), dtype=torch.bool)
-    wanted = classes.tolist()
-    for region, box_class in zip(pixel_regions(boxes, size), box_classes.tolist(), strict=True):
-        if box_class in wanted:
-            areas[wanted.index(box_class)][region] = True
-    return areas.to(boxes.device)
+    pixels = box_pixels(boxes, size)
+    areas = [pixels[box_classes == wanted].any(0) for wanted in classes.tolist()]
+    return torch.stack(areas) if areas else pixels.new_zeros(0, *size)

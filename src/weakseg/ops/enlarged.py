@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from weakseg.ops.rois import sample_squares, whole_rois
+
 Size = tuple[int, int]
 
 
@@ -55,9 +57,6 @@ def masked_means(features: Tensor, masks: Tensor) -> Tensor:
 def enlarged_norms(features: Tensor, size: Size) -> Tensor:
     """Euclidean length of the enlarged features at every pixel.
 
-    A pixel is a y0 + b y1 of two rows, each c x0 + d x1 of two columns; the square of its length has the cells' own
-    squares, and twice the products of neighbours in a row, in a column, and along both diagonals.
-
     Args:
         features: (D, h, w).
         size: Height and width of the enlarged map.
@@ -65,20 +64,8 @@ def enlarged_norms(features: Tensor, size: Size) -> Tensor:
     Returns:
         (H, W), not negative.
     """
-    rows, columns = _interpolations(features, size)
-    row_pairs, column_pairs = rows[:, :-1] * rows[:, 1:], columns[:, :-1] * columns[:, 1:]
-    right = _products(features[..., :-1], features[..., 1:])
-    down = _products(features[:, :-1], features[:, 1:])
-    diagonals = _products(features[:, :-1, :-1], features[:, 1:, 1:])
-    diagonals = diagonals + _products(features[:, :-1, 1:], features[:, 1:, :-1])
-    own = rows.square() @ _products(features, features) @ columns.square().T
-    pairs = rows.square() @ right @ column_pairs.T + row_pairs @ down @ columns.square().T
-    return (own + 2 * (pairs + row_pairs @ diagonals @ column_pairs.T)).clamp(min=0).sqrt()
-
-
-def _products(first: Tensor, second: Tensor) -> Tensor:
-    """(h, w) inner products over channels."""
-    return (first * second).sum(0)
+    alone = features[None]
+    return sample_squares(alone, whole_rois(size, alone))[0].sqrt()
 
 
 def _interpolations(maps: Tensor, size: Size) -> tuple[Tensor, Tensor]:

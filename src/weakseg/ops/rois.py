@@ -204,19 +204,3 @@ def _sums_over_cells(features: Tensor, image: Tensor, shares: Tensor) -> Tensor:
     together[image, place] = shares
     sums = torch.einsum("bnkc,bdc->bnkd", together, features.flatten(2))
     return sums[image, place]
-
-
-def box_pixels(boxes: Tensor, size: Size) -> Tensor:
-    """Which pixels each box covers: those whose centres lie in it.
-
-    Args:
-        boxes: (n, 4), n may be 0.
-        size: Height and width of the image.
-
-    Returns:
-        (n, H, W) bool.
-    """
-    rows, columns = (torch.arange(length, device=boxes.device) + 0.5 for length in size)
-    x1, y1, x2, y2 = boxes[..., None].unbind(1)
-    down, along = (rows >= y1) & (rows < y2), (columns >= x1) & (columns < x2)
-    return down[:, :, None] & along[:, None]

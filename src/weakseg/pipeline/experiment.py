@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from weakseg.data.dataset import Dataset
+from weakseg.data.dataset import FILE_OF, Dataset
 from weakseg.data.pseudo import WithSaliency
 from weakseg.data.sample import WeakLabel
 from weakseg.errors import UserError
@@ -97,12 +97,12 @@ class Experiment:
         """Training images first."""
         return [self.train_set] + ([] if self.val_set is None else [self.val_set])
 
-    @cached_property
+    @property
     def pseudo_ids(self) -> tuple[str, ...]:
         """The training images that get pseudo-masks: all, or those with boxes where a refiner needs them."""
         if not any(step.kind.needs_boxes for step in self.steps):
             return self.train_set.ids
-        return tuple(image_id for image_id in self.train_set.ids if self.train_set.boxes(image_id) is not None)
+        return self._boxed_ids
 
     @property
     def seed_sets(self) -> list[Dataset]:
@@ -188,13 +188,16 @@ class Experiment:
         """Whether objects are to be compared with true ones."""
         return AP in self.recipe.evaluate.metrics
 
-    @cached_property
+    @property
     def object_ids(self) -> tuple[str, ...]:
         """The training images whose objects are told apart: all, or those whose boxes are known."""
-        train_set = self.train_set
-        if self.tells_objects:
-            return train_set.ids
-        return tuple(image_id for image_id in train_set.ids if "annotation" in train_set.paths(image_id))
+        return self.train_set.ids if self.tells_objects else self._boxed_ids
+
+    @cached_property
+    def _boxed_ids(self) -> tuple[str, ...]:
+        """The training images whose boxes are known, be it that there are none."""
+        kind, train_set = FILE_OF[WeakLabel.BOXES], self.train_set
+        return tuple(image_id for image_id in train_set.ids if kind in train_set.paths(image_id))
 
     @property
     def detected_sets(self) -> list[Dataset]:

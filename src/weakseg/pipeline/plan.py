@@ -11,6 +11,7 @@ from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import second_folder
 from weakseg.pipeline.manifest import fingerprint
+from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.steps import Learning, Step
 from weakseg.pipeline.work import Work
 
@@ -81,6 +82,12 @@ def _common(experiment: Experiment) -> dict[str, object]:
     }
 
 
+def _training(experiment: Experiment, backbone: BackboneSettings, train: Training, **others: object) -> str:
+    """Hash of what a trained network depends on; ``others`` may take the place of what all stages have in common."""
+    settings = {"backbone": build.backbone_inputs(backbone), "train": train.model_dump(exclude={"workers"})}
+    return fingerprint(**{**_common(experiment), **settings, **others})
+
+
 def _trained(name: str) -> tuple[str, ...]:
     return f"{name}.safetensors", f"checkpoints/{name}.ckpt", f"checkpoints/{name}.csv"
 
@@ -124,13 +131,13 @@ def _made(experiment: Experiment) -> dict[str, str]:
 
 def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
     settings, made = experiment.localize, _made(experiment)
-    localizer = fingerprint(
-        **_common(experiment),
+    localizer = _training(
+        experiment,
+        settings.backbone,
+        settings.train,
         data=experiment.data[experiment.train_set.split],
         method=[settings.method.name, experiment.method_options],
-        backbone=build.backbone_inputs(settings.backbone),
         head_factor=settings.head_factor,
-        train=settings.train.model_dump(exclude={"workers"}),
         **(made if WeakLabel.SALIENCY in experiment.needs else {}),
     )
     maps = fingerprint(
@@ -149,13 +156,7 @@ def _learning(
 ) -> list[Stage]:
     """What a trained refiner learns from, and its training."""
     labels = fingerprint(maps=maps, before=before, name=step.name, options=step.training_options())
-    trained = fingerprint(
-        **_common(experiment),
-        labels=labels,
-        backbone=build.backbone_inputs(learning.backbone),
-        start=learning.start,
-        train=learning.train.model_dump(exclude={"workers"}),
-    )
+    trained = _training(experiment, learning.backbone, learning.train, labels=labels, start=learning.start)
     return [
         Stage(f"{step.key}-labels", labels, (f"labels/{step.key}",), partial(work.label, step)),
         Stage(step.key, trained, _trained(step.key), partial(work.train_refiner, step)),
@@ -175,13 +176,9 @@ def _segmenting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
     if experiment.recipe.segment is None:
         return []
     settings = experiment.recipe.segment
-    segmenter = fingerprint(
-        **{**_common(experiment), "seed": experiment.segmenter_seed},
-        masks=masks,
-        network=settings.model_dump(include={"network", "loss", "head_factor", "start", "masks", "true_masks"}),
-        backbone=build.backbone_inputs(experiment.segmenter_backbone),
-        train=settings.train.model_dump(exclude={"workers"}),
-    )
+    network = settings.model_dump(include={"network", "loss", "head_factor", "start", "masks", "true_masks"})
+    about = {"masks": masks, "network": network, "seed": experiment.segmenter_seed}
+    segmenter = _training(experiment, experiment.segmenter_backbone, settings.train, **about)
     return [Stage("segmenter", segmenter, _trained("segmenter"), work.train_segmenter)]
 
 
@@ -190,13 +187,8 @@ def _detecting(experiment: Experiment, work: Work, instances: str) -> list[Stage
     if experiment.recipe.detect is None:
         return []
     settings = experiment.recipe.detect
-    detector = fingerprint(
-        **_common(experiment),
-        instances=instances,
-        network=settings.model_dump(include={"network", "head_factor", "start"}),
-        backbone=build.backbone_inputs(experiment.detector_backbone),
-        train=settings.train.model_dump(exclude={"workers"}),
-    )
+    network = settings.model_dump(include={"network", "head_factor", "start"})
+    detector = _training(experiment, experiment.detector_backbone, settings.train, instances=instances, network=network)
     return [Stage("detector", detector, _trained("detector"), work.train_detector)]
 
 

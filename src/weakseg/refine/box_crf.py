@@ -9,7 +9,6 @@ boxes is taken away.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 import torch
@@ -18,12 +17,10 @@ from torch import Tensor
 
 from weakseg.data.maps import LocalizationMaps
 from weakseg.ops.box_masks import inside_boxes
-from weakseg.ops.crf.mean_field import infer
 from weakseg.ops.crf.prior import Prior, checked_scores
 from weakseg.refine.boxes import boxes_of, own_boxes
-from weakseg.refine.crf import scaled_parameters
-from weakseg.refine.masks import at_image_size, background_of
-from weakseg.refine.refiner import Refiner
+from weakseg.refine.crf import MeanField
+from weakseg.refine.masks import background_of
 
 BoxUnary = Literal["softmax", "plain"]
 
@@ -54,7 +51,7 @@ def box_probabilities(background: Tensor, scores: Tensor, inside: Tensor, unary:
     return torch.where(inside, stacked.softmax(0), outside)
 
 
-class BoxCRF(Refiner):
+class BoxCRF(MeanField):
     """Mean-field inference on background and present classes, each kept in its boxes, at image size.
 
     After the background ``boxes`` it fills boxes along the edges of the image, which is close to the baseline of
@@ -71,7 +68,6 @@ class BoxCRF(Refiner):
         UserError: If there is no such parameter set, or ``scale_factor`` makes its kernels too narrow.
     """
 
-    needs_background = True
     needs_boxes = True
 
     def __init__(
@@ -83,26 +79,15 @@ class BoxCRF(Refiner):
         scale_factor: Annotated[float, Field(gt=0)] = 1.0,
         stop: Annotated[float, Field(ge=0, lt=1)] | None = None,
     ) -> None:
-        chosen = scaled_parameters(params, scale_factor)
-        self.params = chosen if iterations is None else replace(chosen, iterations=iterations)
-        self.unary, self.stop = unary, stop
-
-    def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
-        """Maps that follow the image's edges within their boxes; a class is 0 outside of its own."""
-        return self.refine_batch([image], [maps])[0]
+        super().__init__(params, iterations, scale_factor, stop)
+        self.unary = unary
 
     def refine_batch(self, images: Sequence[Tensor], maps: Sequence[LocalizationMaps]) -> list[LocalizationMaps]:
-        """``refine`` of several images, all at once on a GPU."""
-        full = [at_image_size(each) for each in maps]
-        priors = [self._prior(each) for each in full]
-        refined = infer([image.permute(1, 2, 0) for image in images], priors, self.params, stop=self.stop)
-        return [
-            each.with_scores(beliefs[1:] * own_boxes(each), beliefs[0])
-            for each, beliefs in zip(full, refined, strict=True)
-        ]
+        """Maps that follow the images' edges within their boxes; a class is 0 outside of its own."""
+        refined = super().refine_batch(images, maps)
+        return [each.with_scores(each.scores * own_boxes(each), each.background) for each in refined]
 
     def _prior(self, maps: LocalizationMaps) -> Prior:
-        """Of background and the classes present, from maps at image size."""
         background, (boxes, _) = background_of(maps), boxes_of(maps)
         inside = inside_boxes(boxes, maps.size).to(background.device)
         return Prior.of_probabilities(

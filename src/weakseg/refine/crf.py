@@ -4,6 +4,7 @@ P. Krähenbühl, V. Koltun, "Efficient Inference in Fully Connected CRFs with Ga
 The parameter sets A to H are those that the field's papers use; see ``weakseg.ops.crf``.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -46,7 +47,40 @@ def scaled_parameters(name: str, scale_factor: float = 1.0) -> CRFParameters:
         ) from error
 
 
-class CRFRefiner(Refiner):
+class MeanField(Refiner):
+    """Mean-field inference at image size; what it starts from is a subclass's to say.
+
+    Args:
+        params: Name of a parameter set.
+        iterations: Mean-field steps; ``None`` takes those of the parameter set.
+        scale_factor: Divides both widths in position.
+        stop: Ends the steps once at most this share of the pixels changes its label in one; ``None`` takes all steps.
+    """
+
+    needs_background = True
+
+    def __init__(self, params: str, iterations: int | None, scale_factor: float, stop: float | None) -> None:
+        chosen = scaled_parameters(params, scale_factor)
+        self.params = chosen if iterations is None else replace(chosen, iterations=iterations)
+        self.stop = stop
+
+    def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
+        """``refine_batch`` of one image."""
+        return self.refine_batch([image], [maps])[0]
+
+    def refine_batch(self, images: Sequence[Tensor], maps: Sequence[LocalizationMaps]) -> list[LocalizationMaps]:
+        """Maps that follow the images' edges, all at once on a GPU; background and scores sum to 1 at every pixel."""
+        full = [at_image_size(each) for each in maps]
+        priors = [self._prior(each) for each in full]
+        refined = infer([image.permute(1, 2, 0) for image in images], priors, self.params, stop=self.stop)
+        return [each.with_scores(beliefs[1:], beliefs[0]) for each, beliefs in zip(full, refined, strict=True)]
+
+    @abstractmethod
+    def _prior(self, maps: LocalizationMaps) -> Prior:
+        """Of background and the classes present, from maps at image size."""
+
+
+class CRFRefiner(MeanField):
     """Mean-field inference on background and present classes, at image size.
 
     Args:
@@ -62,8 +96,6 @@ class CRFRefiner(Refiner):
         UserError: If there is no such parameter set, or ``scale_factor`` makes its kernels too narrow.
     """
 
-    needs_background = True
-
     def __init__(
         self,
         *,
@@ -74,23 +106,10 @@ class CRFRefiner(Refiner):
         scale_factor: Annotated[float, Field(gt=0)] = 1.0,
         stop: Annotated[float, Field(ge=0, lt=1)] | None = None,
     ) -> None:
-        chosen = scaled_parameters(params, scale_factor)
-        self.params = chosen if iterations is None else replace(chosen, iterations=iterations)
-        self.unary, self.gt_prob, self.stop = unary, gt_prob, stop
-
-    def refine(self, image: Tensor, maps: LocalizationMaps) -> LocalizationMaps:
-        """Maps that follow the image's edges; background and scores sum to 1 at every pixel."""
-        return self.refine_batch([image], [maps])[0]
-
-    def refine_batch(self, images: Sequence[Tensor], maps: Sequence[LocalizationMaps]) -> list[LocalizationMaps]:
-        """``refine`` of several images, all at once on a GPU."""
-        full = [at_image_size(each) for each in maps]
-        priors = [self._prior(each) for each in full]
-        refined = infer([image.permute(1, 2, 0) for image in images], priors, self.params, stop=self.stop)
-        return [each.with_scores(beliefs[1:], beliefs[0]) for each, beliefs in zip(full, refined, strict=True)]
+        super().__init__(params, iterations, scale_factor, stop)
+        self.unary, self.gt_prob = unary, gt_prob
 
     def _prior(self, maps: LocalizationMaps) -> Prior:
-        """Of background and the classes present, from maps at image size."""
         background = background_of(maps)
         if self.unary == "labels":
             local = label_map(maps.scores, background, range_like(maps.classes))

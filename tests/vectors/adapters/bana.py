@@ -61,7 +61,7 @@ def _pooled(features, rows, columns, weights, bins):
 
 def foreground_unary(inputs, parameters):
     from weakseg.methods.bana import foreground_unary
-    from weakseg.ops.rois import box_pixels
+    from weakseg.ops.box_masks import box_pixels
 
     maps = floats(inputs["cam"])[None].relu()
     inside = box_pixels(floats(inputs["boxes_xyxy_exclusive"]), maps.shape[-2:])
