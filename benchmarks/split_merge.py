@@ -66,6 +66,11 @@ def recipe_for(arguments: argparse.Namespace, seed: int, beta: float, intersecti
     return load_recipe(recipe_path(arguments.recipe), chosen)
 
 
+def weights_name(seed: int, beta: float, *, intersection: bool) -> str:
+    """File of a trained localiser."""
+    return f"seed{seed}-beta{beta:g}{'' if intersection else '-no-intersection'}.safetensors"
+
+
 def trained(recipe: Recipe, dataset: Dataset) -> SplitMerge:
     """The localiser of a recipe, after its training."""
     torch.manual_seed(recipe.seed)
@@ -141,8 +146,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
                 method = trained(recipe, train_set)
                 about: Row = {"seed": seed, "intersection": intersection, "beta": beta}
                 if arguments.weights:
-                    name = f"seed{seed}-beta{beta:g}{'' if intersection else '-no-intersection'}.safetensors"
-                    save_weights(method, arguments.weights / name, {})
+                    arguments.weights.mkdir(parents=True, exist_ok=True)
+                    save_weights(method, arguments.weights / weights_name(seed, beta, intersection=intersection), {})
                 for maps, measure, value in soft_rows(method, val_set):
                     yield {**about, "maps": maps, "measure": measure, "value": round(value, 5)}
                 if intersection:
@@ -172,6 +177,9 @@ def trends(mean: dict[tuple[object, ...], float], betas: Sequence[float]) -> dic
         "Table 1: A and B are less alike at the largest beta than at the smallest": alike[-1] < alike[0],
         "Table 2: soft recall of A and B together is higher at the largest beta": (
             of(high, "ab", "soft_recall") > of(low, "ab", "soft_recall")
+        ),
+        "Table 2: with discrepancy, A and B together overlap more with the intersection than without": (
+            of(high, "ab") > of(high, "ab", intersection=False)
         ),
         "Table 2: with discrepancy, soft recall is higher with the intersection than without": (
             of(high, "ab", "soft_recall") > of(high, "ab", "soft_recall", intersection=False)

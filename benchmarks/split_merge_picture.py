@@ -1,0 +1,92 @@
+"""What the discrepancy does to the maps of "Splitting vs. Merging", as a picture.
+
+    python -m benchmarks.split_merge --data runs/demo/scenes --recipe scenes/split-merge --betas 0 50 --weights WEIGHTS
+    python -m benchmarks.split_merge_picture --data runs/demo/scenes --recipe scenes/split-merge --betas 0 50 \
+        --weights WEIGHTS --picture docs/pictures/split-merge.png
+
+Draws images of val with the maps of the classifiers A, B and C and their union over the photograph, a row for each
+image and weight of the discrepancy, and one for the largest weight without the intersection, from the localisers that
+the benchmark has kept.
+"""
+
+import argparse
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.split_merge import localised, recipe_for, weights_name
+from weakseg.data.catalog import open_dataset
+from weakseg.data.dataset import Dataset
+from weakseg.methods.split_merge import SplitMerge
+from weakseg.networks.weights import load_weights
+from weakseg.pipeline import build
+from weakseg.report.overlays import overlay_heat
+
+MAPS = {"A": "a", "B": "b", "C": "c", "A, B and C": "abc"}
+GAP, LINE, TEXT = 6, 18, 12
+
+
+def kept(arguments: argparse.Namespace, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
+    """A localiser that the benchmark has trained."""
+    settings = recipe_for(arguments, arguments.seed, beta, intersection).localize
+    method = build.method(settings, build.method_options(settings.method), len(dataset.classes))
+    assert isinstance(method, SplitMerge)
+    load_weights(method, arguments.weights / weights_name(arguments.seed, beta, intersection=intersection))
+    return method.eval()
+
+
+def row(method: SplitMerge, dataset: Dataset, image_id: str, title: str) -> list[tuple[str, Image.Image]]:
+    """Titled pictures of one image: as it is, and below each map of its first class."""
+    sample = dataset.sample(image_id)
+    photograph = sample.image.permute(1, 2, 0).contiguous().numpy()
+    found = localised(method, dataset, image_id)
+    name = dataset.classes.names[int(found["a"].classes[0])]
+    heats = [
+        (f"{name}: {label}", overlay_heat(photograph, found[names].scores[0].numpy())) for label, names in MAPS.items()
+    ]
+    return [(title, Image.fromarray(photograph)), *((label, Image.fromarray(heat)) for label, heat in heats)]
+
+
+def sheet(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
+    """Rows of titled pictures in columns of equal width."""
+    width = max(tile.width for one in rows for _, tile in one) + GAP
+    heights = [max(tile.height for _, tile in one) + GAP + LINE for one in rows]
+    canvas = Image.new("RGB", (width * len(rows[0]) + GAP, sum(heights) + GAP), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(TEXT)
+    for one, top in zip(rows, accumulate(heights, initial=GAP), strict=False):
+        for across, (title, tile) in enumerate(one):
+            left = GAP + across * width
+            pen.text((left, top), title, fill="black", font=font)
+            canvas.paste(tile, (left, top + LINE))
+    return canvas
+
+
+def main() -> None:
+    """Draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--recipe", default="mini/split-merge")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.0, 50.0])
+    parser.add_argument("--weights", type=Path, required=True, help="folder that benchmarks.split_merge has filled")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the recipe")
+    parser.add_argument("--images", nargs="+", help="ids of images of val; the first four if not given")
+    parser.add_argument("--picture", type=Path, required=True, help="the PNG to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = open_dataset("auto", arguments.data, "val")
+    methods = {f"beta {beta:g}": kept(arguments, beta, True, dataset) for beta in arguments.betas}
+    highest = max(arguments.betas)
+    methods[f"beta {highest:g}, no intersection"] = kept(arguments, highest, False, dataset)
+    rows = [
+        row(method, dataset, image_id, title)
+        for image_id in arguments.images or dataset.ids[:4]
+        for title, method in methods.items()
+    ]
+    sheet(rows).quantize(128).save(arguments.picture, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
