@@ -10,12 +10,12 @@ the benchmark has kept.
 """
 
 import argparse
-from itertools import accumulate
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from benchmarks.sheet import sheet
 from benchmarks.split_merge import localised, recipe_for, weights_name
 from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
@@ -25,7 +25,6 @@ from weakseg.pipeline import build
 from weakseg.report.overlays import overlay_heat
 
 MAPS = {"A": "a", "B": "b", "C": "c", "A, B and C": "abc"}
-GAP, LINE, TEXT = 6, 18, 12
 
 
 def kept(arguments: argparse.Namespace, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
@@ -47,20 +46,6 @@ def row(method: SplitMerge, dataset: Dataset, image_id: str, title: str) -> list
         (f"{name}: {label}", overlay_heat(photograph, found[names].scores[0].numpy())) for label, names in MAPS.items()
     ]
     return [(title, Image.fromarray(photograph)), *((label, Image.fromarray(heat)) for label, heat in heats)]
-
-
-def sheet(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
-    """Rows of titled pictures in columns of equal width."""
-    width = max(tile.width for one in rows for _, tile in one) + GAP
-    heights = [max(tile.height for _, tile in one) + GAP + LINE for one in rows]
-    canvas = Image.new("RGB", (width * len(rows[0]) + GAP, sum(heights) + GAP), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(TEXT)
-    for one, top in zip(rows, accumulate(heights, initial=GAP), strict=False):
-        for across, (title, tile) in enumerate(one):
-            left = GAP + across * width
-            pen.text((left, top), title, fill="black", font=font)
-            canvas.paste(tile, (left, top + LINE))
-    return canvas
 
 
 def main() -> None:
