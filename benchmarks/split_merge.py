@@ -41,7 +41,7 @@ from weakseg.methods.method import Views
 from weakseg.methods.split_merge import SplitMerge, union
 from weakseg.metrics import ConfusionMatrix
 from weakseg.metrics.localization import SoftLocalization, map_similarity
-from weakseg.networks.weights import save_weights
+from weakseg.networks.weights import load_weights, save_weights
 from weakseg.pipeline import build
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.inference import as_batch
@@ -71,12 +71,34 @@ def weights_name(seed: int, beta: float, *, intersection: bool) -> str:
     return f"seed{seed}-beta{beta:g}{'' if intersection else '-no-intersection'}.safetensors"
 
 
-def trained(recipe: Recipe, dataset: Dataset) -> SplitMerge:
-    """The localiser of a recipe, after its training."""
+def localiser(
+    arguments: argparse.Namespace, seed: int, beta: float, intersection: bool, dataset: Dataset
+) -> SplitMerge:
+    """A trained localiser, the one that ``--weights`` has kept if there is one."""
+    recipe = recipe_for(arguments, seed, beta, intersection)
+    if arguments.weights is None:
+        return trained(recipe, dataset)
+    kept = arguments.weights / weights_name(seed, beta, intersection=intersection)
+    if not kept.exists():
+        arguments.weights.mkdir(parents=True, exist_ok=True)
+        save_weights(trained(recipe, dataset), kept, {})
+    method = untrained(recipe, dataset)
+    load_weights(method, kept)
+    return method.eval()
+
+
+def untrained(recipe: Recipe, dataset: Dataset) -> SplitMerge:
+    """The localiser of a recipe, as it starts."""
     torch.manual_seed(recipe.seed)
     settings = recipe.localize
     method = build.method(settings, build.method_options(settings.method), len(dataset.classes))
     assert isinstance(method, SplitMerge)
+    return method
+
+
+def trained(recipe: Recipe, dataset: Dataset) -> SplitMerge:
+    """The localiser of a recipe, after its training."""
+    method, settings = untrained(recipe, dataset), recipe.localize
     transform = build.transform(settings.train.augment, method.backbone)
     images = AugmentedDataset(WeaklyLabelled(dataset, method.needs), transform, recipe.seed, cache=True)
     device = choose_device(recipe.run.device, recipe.run.devices)
@@ -141,13 +163,9 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     train_set, val_set = (open_dataset("auto", arguments.data, split) for split in ("train", "val"))
     for seed in arguments.seeds:
         for intersection in (True, False):
-            for beta in arguments.betas:
-                recipe = recipe_for(arguments, seed, beta, intersection)
-                method = trained(recipe, train_set)
+            for beta in arguments.betas if intersection else arguments.without or arguments.betas:
+                method = localiser(arguments, seed, beta, intersection, train_set)
                 about: Row = {"seed": seed, "intersection": intersection, "beta": beta}
-                if arguments.weights:
-                    arguments.weights.mkdir(parents=True, exist_ok=True)
-                    save_weights(method, arguments.weights / weights_name(seed, beta, intersection=intersection), {})
                 for maps, measure, value in soft_rows(method, val_set):
                     yield {**about, "maps": maps, "measure": measure, "value": round(value, 5)}
                 if intersection:
@@ -207,7 +225,8 @@ def shown(mean: dict[tuple[object, ...], float], betas: Sequence[float]) -> Tabl
     """Means over seeds in %, one column for each beta."""
     table = Table("intersection", "maps", "measure", *(f"beta {beta:g}" for beta in betas))
     for intersection, maps, measure in dict.fromkeys((key[0], key[2], key[3]) for key in mean):
-        values = (f"{100 * mean[intersection, beta, maps, measure]:.2f}" for beta in betas)
+        found = (mean.get((intersection, beta, maps, measure)) for beta in betas)
+        values = ("" if value is None else f"{100 * value:.2f}" for value in found)
         table.add_row(str(intersection), str(maps), str(measure), *values)
     return table
 
@@ -222,9 +241,15 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--crf", default="D", help="parameter set of the dense CRF")
     parser.add_argument("--limit", type=int, help="pseudo-masks of the first so many training images only")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the recipe")
-    parser.add_argument("--weights", type=Path, help="folder that keeps the trained localisers")
+    parser.add_argument("--weights", type=Path, help="folder that keeps trained localisers and is asked for them")
+    parser.add_argument(
+        "--without", type=float, nargs="+", help="weights tried without the intersection, too; all of --betas"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/split_merge.csv"))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.without is not None and max(arguments.betas) not in arguments.without:
+        parser.error("--without has to name the largest of --betas, which the trends are about")
+    return arguments
 
 
 if __name__ == "__main__":

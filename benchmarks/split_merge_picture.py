@@ -16,24 +16,13 @@ import torch
 from PIL import Image
 
 from benchmarks.sheet import sheet
-from benchmarks.split_merge import localised, recipe_for, weights_name
+from benchmarks.split_merge import localised, localiser
 from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
 from weakseg.methods.split_merge import SplitMerge
-from weakseg.networks.weights import load_weights
-from weakseg.pipeline import build
 from weakseg.report.overlays import overlay_heat
 
 MAPS = {"A": "a", "B": "b", "C": "c", "A, B and C": "abc"}
-
-
-def kept(arguments: argparse.Namespace, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
-    """A localiser that the benchmark has trained."""
-    settings = recipe_for(arguments, arguments.seed, beta, intersection).localize
-    method = build.method(settings, build.method_options(settings.method), len(dataset.classes))
-    assert isinstance(method, SplitMerge)
-    load_weights(method, arguments.weights / weights_name(arguments.seed, beta, intersection=intersection))
-    return method.eval()
 
 
 def row(method: SplitMerge, dataset: Dataset, image_id: str, title: str) -> list[tuple[str, Image.Image]]:
@@ -62,9 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset("auto", arguments.data, "val")
-    methods = {f"beta {beta:g}": kept(arguments, beta, True, dataset) for beta in arguments.betas}
+    methods = {f"beta {beta:g}": localiser(arguments, arguments.seed, beta, True, dataset) for beta in arguments.betas}
     highest = max(arguments.betas)
-    methods[f"beta {highest:g}, no intersection"] = kept(arguments, highest, False, dataset)
+    methods[f"beta {highest:g}, no intersection"] = localiser(arguments, arguments.seed, highest, False, dataset)
     rows = [
         row(method, dataset, image_id, title)
         for image_id in arguments.images or dataset.ids[:4]

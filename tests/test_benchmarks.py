@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import bana, eps, refiners, split_merge
+from benchmarks import bana, eps, refiners, single_stage, single_stage_speed, split_merge
 from benchmarks.timing import compare
+from weakseg.pipeline.build import method_options
+from weakseg.pipeline.recipe import load_recipe
+from weakseg.pipeline.shipped import recipe_path
 
 
 def test_errors_are_those_of_all_inputs():
@@ -118,3 +121,54 @@ def test_wide_tables_are_shown_in_pieces_that_say_what_they_are_about():
     assert [header[:3] for header in headers] == [["operation", "height", "width"]] * 2
     assert [name for header in headers for name in header[3:]] == [f"number{i}" for i in range(8)]
     assert [list(piece.columns[3].cells) for piece in pieces] == [[""], ["6"]]
+
+
+def single_stage_rows(seed=0, **changes):
+    found = {"full": 0.5, "no-pamr": 0.3, "four-dilations": 0.45, "no-gate": 0.44, "deterministic-gate": 0.46}
+    found |= {"no-cues": 0.47, "no-penalty": 0.46, "power-0": 0.52, "cam": 0.4}
+    return [
+        {"way": way, "seed": seed, "protocol": protocol, "miou": value + more, "seconds_training": 60}
+        for way, value in {**found, **changes}.items()
+        for protocol, more in (("seg@val", 0.0), ("seed@train", 0.1))
+    ]
+
+
+def test_the_order_of_the_table_of_single_stage_is_judged():
+    judged = single_stage.trends(single_stage_rows())
+    assert all(judged.values())
+    assert len(judged) == len(single_stage.TRENDS) == len(set(judged))
+    rows = single_stage_rows() + single_stage_rows(1, full=0.46, **{"no-gate": 0.47, "cam": 0.6})
+    assert [sentence for sentence, holds in single_stage.trends(rows).items() if not holds] == [
+        "One network without tags above CAM, its refiners and a segmenter"
+    ]
+    few = [row for row in rows if row["way"] in ("full", "no-gate")]
+    assert list(single_stage.trends(few)) == ["Table 1c: stochastic gate above none"]
+    assert list(single_stage.told(few)) == [
+        "holds    Table 1c: stochastic gate above none (+2.5 points, 1 of 2 seeds; paper +4.1)"
+    ]
+
+
+def test_ways_of_single_stage_are_compared_on_the_seeds_that_both_have_seen():
+    rows = single_stage_rows() + [row for row in single_stage_rows(1) if row["way"] == "full"]
+    assert single_stage.gains(rows, single_stage.TRENDS[0]) == pytest.approx([20])
+    full, *_, cam = single_stage.summary(rows)
+    assert (full["seg@val"], full["seed@train"], full["mask@train"]) == ("50.0 +- 0.0", "60.0 +- 0.0", None)
+    assert (cam["seg@val"], cam["seconds"], cam["paper"]) == ("40.0", 60, None)
+
+
+@pytest.mark.parametrize("way", single_stage.WAYS, ids=lambda way: way.name)
+def test_settings_of_the_ways_of_single_stage_are_known(way):
+    recipe = load_recipe(recipe_path("mini/single-stage"), way.settings)
+    chosen = method_options(recipe.localize.method)
+    usual = method_options(load_recipe(recipe_path("mini/single-stage")).localize.method)
+    assert (chosen == usual) is (way.name == "full")
+
+
+def test_steps_of_single_stage_are_compared_round_by_round():
+    spent = {"cross-entropy": [1.0, 9.0, 1.0], "without PAMR": [2.0, 18.0, 4.0], "whole": [3.0, 18.0, 5.0]}
+    plain, unrefined, whole = single_stage_speed.table(
+        spent, {"cross-entropy": 100.0, "without PAMR": 150.0, "whole": None}, {"batch": 8}
+    )
+    assert (plain["seconds_to_plain"], unrefined["seconds_to_plain"], whole["seconds_to_unrefined"]) == (1, 2, 1.25)
+    assert (plain["images_per_second"], unrefined["seconds"]) == (8, 4)
+    assert (unrefined["memory_to_plain"], whole["memory_to_plain"]) == (1.5, None)

@@ -232,6 +232,21 @@ def test_bad_boxes(tmp_path, row, words, severity):
     the_problem(root, f"{root / 'boxes.csv'}, line {line}: ", *words, check="box", severity=severity)
 
 
+def test_boxes_that_cover_no_pixel(tmp_path):
+    """Narrower than a pixel, between two centres; wide enough, but only its margin is in the image; one that does."""
+    root = csv_tree(tmp_path, f"{TABLE}a,cat,3.6,2,4.4,9\na,dog,47.6,2,48.9,9\na,cat,3.4,2,3.6,9\n")
+    found = [(where, words) for check, _, where, words in problems(root) if check == "tiny-box"]
+    assert [where for where, _ in found] == [f"{root / 'boxes.csv'}, line {line}" for line in (7, 8)]
+    assert "'cat' (x1 3.6, y1 2, x2 4.4, y2 9) is so small that no pixel's centre lies in it" in found[0][1]
+    dataset = FolderDataset(root)
+    assert len(dataset.boxes("a")) == 5
+    boxes, classes = dataset.box_tensors("a")
+    assert classes.tolist() == [0, 1, 0]
+    assert boxes[:, 0].tolist() == pytest.approx([10, 0, 3.4])
+    assert dataset.sample("a").boxes.tolist() == boxes.tolist()
+    assert audit([dataset], BOXES).tiny == {"train": 2}
+
+
 def test_digits_that_are_cut_off_are_no_reason_to_warn(tmp_path):
     assert problems(csv_tree(tmp_path, f"{TABLE}a,cat,3,2,48.01,40.01\n")) == []
 

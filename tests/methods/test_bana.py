@@ -157,6 +157,38 @@ def test_the_loss_is_the_definition(options):
     assert method.losses(batch)["classification"].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+@pytest.mark.usefixtures("double")
+def test_boxes_are_classified_as_in_training(options):
+    """The same scores give the same loss, box by box and without queries."""
+    batch = crowded()
+    features = features_of(batch)
+    method = method_seeing(features, **options)
+    scores, classes = method.classify_boxes(batch)
+    assert classes.tolist() == [1, 3, 2, 2, 1, 2]
+    expected = []
+    for number, boxes in enumerate(batch.boxes):
+        outside = slow_outside(batch, number)
+        queries = slow_queries(features[number], resize(outside, (7, 10), "nearest"), method.grid)
+        for box in boxes:
+            roi = slow_roi(features[number], box, batch.images.shape[-2:], True)
+            attention = slow_attention(roi, [] if outside.mean() <= 0.125 else queries)
+            bins = slow_bins(roi, 1 - attention, method.bins)
+            expected.append((bins @ method.head.weight.flatten(1).T).mean(0))
+    torch.testing.assert_close(scores, torch.stack(expected))
+
+
+@pytest.mark.usefixtures("double")
+def test_boxes_of_classes_that_are_not_learnt_are_not_classified():
+    batch = crowded()
+    scores, classes = method_seeing(features_of(batch), seen=(0, 2)).classify_boxes(batch)
+    assert classes.tolist() == [1, 3, 1]
+    assert scores[:, 2].isneginf().all()
+    none = with_boxes(batch, [[]] * 4, [[]] * 4)
+    scores, classes = method_seeing(features_of(batch)).classify_boxes(none)
+    assert (scores.shape, classes.shape) == ((0, 4), (0,))
+
+
 @pytest.mark.usefixtures("double")
 def test_gradients_are_those_of_the_definition():
     """Through attention and queries, too; also where features are 0."""
@@ -276,6 +308,17 @@ def test_padding_and_unknown_boxes_are_no_background():
     assert not found[0, 0, 10:34, 4:28].any()
     assert found[0].sum() == 48 * 60 - 24 * 24
     assert not found[1].any()
+
+
+def test_a_crowd_is_no_background():
+    batch = crowded()
+    crowd = torch.tensor([[40.0, 0.0, 70.0, 30.0]])
+    told = replace(batch, unsure=(crowd, crowd[:0], crowd[:0], crowd))
+    before, after = definite_background(batch), definite_background(told)
+    inside = torch.zeros_like(before)
+    inside[[0, 3], :, :30, 40:70] = True
+    assert torch.equal(after, before & ~inside)
+    assert (before & inside).any()
 
 
 def test_an_image_without_known_boxes_is_not_learned_from():

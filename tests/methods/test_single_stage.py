@@ -204,6 +204,15 @@ def test_images_are_refined_as_they_look(monkeypatch):
     assert options == {"dilations": (1, 2), "iterations": 2, "normalization": "code"}
 
 
+def test_without_iterations_masks_are_labelled_as_they_are(monkeypatch):
+    monkeypatch.delattr(single_stage, "pamr")
+    method, batch = learning(iterations=0).eval(), labelled_batch()
+    found = method.intermediate(batch)
+    enlarged = nn.functional.interpolate(found["mask"], (48, 72), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(found["refined"], enlarged)
+    assert all(value.isfinite() for value in method.losses(batch).values())
+
+
 def test_margins_of_a_crop_are_not_labelled():
     method, batch = learning().eval(), labelled_batch()
     valid = torch.ones_like(batch.valid)
@@ -290,13 +299,14 @@ def test_it_says_that_it_is_a_segmenter():
 
 def test_intermediate_pictures_show_what_is_learnt_and_change_nothing():
     method, batch = learning().train(), labelled_batch()
+    method.head.cues.eval()
+    modes = [layer.training for layer in method.modules()]
     before = {name: value.clone() for name, value in method.state_dict().items()}
     chance = torch.get_rng_state()
     found = method.intermediate(batch)
     assert torch.equal(chance, torch.get_rng_state())
-    assert method.training
-    assert method.head.fuse.training
-    assert not method.head.aspp.join[1].training
+    assert [layer.training for layer in method.modules()] == modes
+    assert len(set(modes)) == 2
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert found["mask"].shape == (3, CLASSES + 1, 12, 18)
     assert found["refined"].shape == (3, CLASSES + 1, 48, 72)

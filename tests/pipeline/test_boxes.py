@@ -11,7 +11,10 @@ from tests.pipeline.shapes import CLASSES, TRAIN, VAL, Screen, recipe, results, 
 from weakseg.data.catalog import open_dataset
 from weakseg.data.images import read_mask
 from weakseg.data.pseudo import PseudoMasks
+from weakseg.metrics import ProtocolResult, protocol_line
+from weakseg.networks.weights import load_weights
 from weakseg.pipeline.experiment import Experiment
+from weakseg.pipeline.inference import as_batch
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.run import run
 
@@ -105,6 +108,36 @@ def test_what_is_outside_all_boxes_is_background_in_both_masks(root, finished):
             for x1, y1, x2, y2 in boxes.int().tolist():
                 mask[y1:y2, x1:x2] = 0
             assert mask.eq(0).all()
+
+
+def test_boxes_are_classified(root, finished, tmp_path):
+    """Counted again from the weights, image by image; the run is as it was but for its numbers."""
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied)
+    run(bana(root, copied, evaluate={"seeds": ["train"], "metrics": ["box_accuracy"]}))
+    found = measured(copied)["boxes@val"]
+    experiment = Experiment(load_recipe(bana(root, copied)), Screen())
+    method = experiment.method.eval()
+    load_weights(method, copied / "localizer.safetensors")
+    right = []
+    for sample in map(experiment.val_set.sample, experiment.val_set.ids):
+        batch = as_batch([sample], 2, method.backbone.mean, method.backbone.std)
+        right += (method.classify_boxes(batch)[0].argmax(1) == sample.box_classes + 1).tolist()
+    assert found["box_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert (found["images"], found["supervision"], found["miou"]) == (VAL, "boxes", None)
+    line = protocol_line("boxes@val", ProtocolResult.from_json(found))
+    assert "box_accuracy" in line
+    page = (copied / "report/index.html").read_text()
+    assert "Boxes on val" in page
+    assert "boxes right, <code>boxes@val</code>" in page
+
+
+def test_boxes_that_nobody_classifies(root, tmp_path):
+    wanted = {"evaluate": {"seeds": [], "metrics": ["box_accuracy"]}}
+    refusal(lambda: run(plain(root, tmp_path / "a", **wanted)), "box_accuracy", "methods that classify boxes", "bana")
+    refusal(lambda: run(recipe(root, tmp_path / "b", **wanted)), "box_accuracy", "bana")
+    data = {"root": str(root), "val": None}
+    refusal(lambda: run(bana(root, tmp_path / "c", data=data, **wanted)), "validation images, of which there are none")
 
 
 def test_a_run_in_several_processes_gives_the_same(root, finished, tmp_path):

@@ -150,6 +150,23 @@ def test_what_is_told_of_objects(finished):
     assert "mIoU, <code>detect@val</code>" not in page
 
 
+def test_the_report_shows_objects_and_ranks_them(root, finished):
+    rows = list(csv.DictReader((finished / "objects.csv").read_text().splitlines()))
+    overlaps = {row["image"]: float(row["overlap"]) for row in rows if row["protocol"] == "instances@train"}
+    assert set(overlaps) == set(open_dataset("auto", root, "train").ids)
+    for image, value in overlaps.items():
+        expected = {("square",): 1.0, ("disc",): 305 / 19**2}
+        tags = open_dataset("auto", root, "train").tag_names(image)
+        assert value == pytest.approx(expected.get(tags, (1 + 305 / 19**2) / 2), abs=1e-5)
+    page = rewrite_report(finished).read_text()
+    assert "Best on instances@train" in page
+    assert "pseudo objects" in page
+    assert "on detect@val" in page
+    assert {"instances@train.png", "detect@val.png"} <= {path.name for path in (finished / "report").iterdir()}
+    best = page.index("overlap 100.0")
+    assert best < page.index("Worst on instances@train") < page.index("Pictures: detect@val")
+
+
 def test_a_run_that_was_done_does_nothing(root, finished):
     screen = Screen()
     run(detecting(root, finished), reporter=screen)

@@ -84,7 +84,7 @@ def cam(**options):
     return CAM(body, 2, **{"dropout": 0.5, **options})
 
 
-def trained(model, images, checkpoint, reporter=None, **settings):
+def trained(model, images, checkpoint, reporter=None, after_epoch=None, **settings):
     chosen = Training(**{"epochs": 3, "batch": BATCH, "lr": 0.01, "precision": "32", "workers": 0, **settings})
     train(
         model,
@@ -95,6 +95,7 @@ def trained(model, images, checkpoint, reporter=None, **settings):
         device=Device("cpu", 1, 2),
         reporter=reporter or Silent(),
         label="train",
+        after_epoch=after_epoch,
     )
     return model
 
@@ -230,6 +231,21 @@ def test_what_was_stopped_twice(images, tmp_path):
         with pytest.raises(Stopped):
             trained(cam(), images, tmp_path / "b.ckpt", StopsAfter(STEPS * BATCH + 1), epochs=4)
     assert identical(state(undisturbed), state(trained(cam(), images, tmp_path / "b.ckpt", epochs=4)))
+
+
+def test_after_an_epoch_comes_a_call_before_it_is_saved(images, checkpoint):
+    told = []
+
+    def after(epochs):
+        saved = len(torch.load(checkpoint, weights_only=True)["history"]) if checkpoint.exists() else 0
+        told.append((epochs, saved))
+        if len(told) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        trained(Probe(), images, checkpoint, after_epoch=after)
+    trained(Probe(), images, checkpoint, after_epoch=after)
+    assert told == [(1, 0), (2, 1), (2, 1), (3, 2)]
 
 
 def test_only_the_epoch_in_hand_is_done_again(images, checkpoint):

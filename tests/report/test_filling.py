@@ -9,7 +9,7 @@ import pytest
 from tests.report.test_report import NASTY, Reader, minimal, rich
 from weakseg.report import charts, render
 
-RATES = {"cat": [0.4, 0.5, 0.9], NASTY: [], "a class with a name that is too long": [1.0]}
+RATES = {"cat": [0.4, 0.5, 0.9, 0.5, 0.5], NASTY: [], "a class with a name that is too long": [1.0, 0.25]}
 
 
 def test_the_page_has_the_section_only_with_boxes():
@@ -26,14 +26,24 @@ def test_the_page_has_the_section_only_with_boxes():
 
 def test_a_shape_for_each_class_that_has_boxes():
     drawn = str(charts.violins(RATES))
-    assert drawn.count("<polygon") == drawn.count('class="median"') == 2
-    assert "cat: 3, median 50.0 %" in drawn
+    assert drawn.count("<polygon") == 1
+    assert drawn.count('class="violin"') == drawn.count('class="median"') == 2
+    assert "cat: 5, median 50.0 %" in drawn
+    assert "too long: 2, median 62.5 %" in drawn
     assert "nan" not in drawn
-    assert "a class with a na…" in drawn
+    assert "a class with a…" in drawn
+
+
+def test_a_few_values_are_dots_where_they_are():
+    drawn = str(charts.violins({"cat": [0.2, 0.7]}))
+    places = [float(x) for x in re.findall('<circle cx="([^"]+)"', drawn)]
+    start, end = (float(x) for x in re.search('class="axis" x1="([^"]+)" y1="[^"]+" x2="([^"]+)"', drawn).groups())
+    assert [(place - start) / (end - start) for place in places] == pytest.approx([0.2, 0.7], abs=1e-3)
+    assert "<polygon" not in drawn
 
 
 def test_the_widest_place_of_a_shape_is_where_most_values_are():
-    drawn = str(charts.violins({"cat": [0.2, 0.7, 0.7, 0.7]}))
+    drawn = str(charts.violins({"cat": [0.2, 0.7, 0.7, 0.7, 0.7]}))
     points = [tuple(map(float, point.split(","))) for point in re.search('points="([^"]+)"', drawn)[1].split()]
     highest = min(points, key=lambda point: point[1])
     start, end = points[0][0], max(x for x, _ in points)

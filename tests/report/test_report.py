@@ -1,10 +1,12 @@
 """The report page and its pictures."""
 
+import base64
 import html
 import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +15,17 @@ from PIL import Image
 
 from weakseg.data.classes import voc_palette
 from weakseg.errors import UserError
-from weakseg.report import Panel, ReportData, charts, contact_sheet, pictures, render, report, write_report
+from weakseg.report import (
+    Panel,
+    ReportData,
+    charts,
+    contact_sheet,
+    overlays,
+    pictures,
+    render,
+    report,
+    write_report,
+)
 
 NASTY = '<b>&"'
 CHROMIUM = next(
@@ -209,7 +221,7 @@ def test_unwritable_folder_is_an_error_of_one_line(tmp_path):
 
 
 def test_heat_colours_rise_in_luminance():
-    colours = pictures.heat_colours(np.linspace(0, 1, 256)) / 255
+    colours = overlays.heat_colours(np.linspace(0, 1, 256)) / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(luminance) > 0).all()
@@ -218,16 +230,16 @@ def test_heat_colours_rise_in_luminance():
 
 
 def test_heat_colours_clip_and_forgive():
-    low, high, unknown = pictures.heat_colours(np.array([-1.0, 2.0, np.nan]))
+    low, high, unknown = overlays.heat_colours(np.array([-1.0, 2.0, np.nan]))
     assert (low == unknown).all()
-    assert (high == pictures.heat_colours(np.array(1.0))).all()
+    assert (high == overlays.heat_colours(np.array(1.0))).all()
 
 
 def test_overlay_of_a_mask_shows_class_colours_and_hatches_what_is_ignored():
     image = np.full((40, 40, 3), 60, dtype=np.uint8)
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[:20, :20], mask[:20, 22:] = 3, 255
-    drawn = pictures.overlay_mask(image, mask)
+    drawn = overlays.overlay_mask(image, mask)
     inside = drawn[5, 5].astype(float) - 60
     assert np.corrcoef(inside, voc_palette()[3])[0, 1] == pytest.approx(1, abs=1e-3)
     assert drawn[2:18, 24:38].min() > 60
@@ -242,13 +254,14 @@ def test_edges_are_where_a_neighbour_differs():
         [any(mask[y, x] != mask[j, i] for j, i in ((y + 1, x), (y, x + 1)) if j < 3 and i < 3) for x in range(3)]
         for y in range(3)
     ]
-    assert pictures.edges(mask).tolist() == slow
+    assert overlays.edges(mask).tolist() == slow
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (1, 900), (7, 5)])
 def test_pictures_are_of_modest_size(size):
     for kind in pictures.KINDS:
-        drawn = pictures.draw(a_panel(size=size), kind)
+        things = {kind: [overlays.Outlined(NASTY, np.ones(size, dtype=bool), 0.75)] for kind in pictures.OBJECTS}
+        drawn = pictures.draw(replace(a_panel(size=size), objects=things), kind)
         assert max(drawn.shape[:2]) == min(max(size), pictures.LONGEST_SIDE)
         assert min(drawn.shape[:2]) >= 1
 
@@ -318,6 +331,17 @@ def test_curve_marks_the_best_point():
 @pytest.mark.parametrize("points", [[(0.5, 0.4)], [(0.5, 0.0), (0.6, 0.0)]])
 def test_curve_of_almost_nothing_is_drawn(points):
     assert "nan" not in charts.curve(points)
+
+
+def test_what_a_network_taught_itself_stands_in_the_page():
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(buffer, format="PNG")
+    page = render(ReportData("t", "", ("background",), {}, lessons=buffer.getvalue()))
+    sheet = re.search(r'src="data:image/png;base64,([^"]+)"', page)
+    assert sheet is not None
+    assert base64.b64decode(sheet[1]) == buffer.getvalue()
+    assert 'href="#lessons"' in page
+    assert 'id="lessons"' not in render(ReportData("t", "", ("background",), {}))
 
 
 def test_bar_stays_inside():

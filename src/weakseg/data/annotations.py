@@ -55,12 +55,14 @@ class Annotation:
         size: Height and width of the image as the file has them, ``None`` if it does not say.
         flaws: What is wrong with the entries that cannot be read.
         others: Classes of objects that have no box of their own, such as a crowd.
+        unsure: Boxes around such objects: what is in them is not known to be background.
     """
 
     boxes: tuple[Box, ...]
     size: tuple[int, int] | None = None
     flaws: tuple[UserError, ...] = ()
     others: tuple[str, ...] = ()
+    unsure: tuple[Box, ...] = ()
 
     def checked(self) -> "Annotation":
         """The annotation itself.

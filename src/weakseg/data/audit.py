@@ -5,7 +5,7 @@ Every image and every label is read once; all that is wrong is collected, each w
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.findings import Finding, Severity
@@ -82,11 +82,13 @@ class AuditReport:
         findings: Everything that is wrong, errors first.
         classes: For each split and class, how often it occurs.
         images: Number of images by split.
+        tiny: Number of boxes by split that cover no pixel.
     """
 
     findings: tuple[Finding, ...]
     classes: tuple[ClassRow, ...]
     images: dict[str, int]
+    tiny: dict[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -137,6 +139,7 @@ def audit(
     """
     findings: list[Finding] = []
     rows: list[ClassRow] = []
+    tiny: dict[str, int] = {}
     total, done = sum(map(len, datasets)), 0
     for dataset in datasets:
         training = dataset is datasets[0]
@@ -149,6 +152,7 @@ def audit(
             done += 1
             if progress is not None:
                 progress(done, total)
+        tiny[dataset.split] = sum(one.tiny for one in seen)
         table = class_table(dataset, seen)
         rows.extend(table)
         findings.extend(_missing_kinds(dataset, seen, required))
@@ -158,7 +162,7 @@ def audit(
     findings.extend(_leaks(datasets))
     findings = list(dict.fromkeys(findings))  # a file about several splits is looked at with each of them
     findings.sort(key=_urgency)
-    return AuditReport(tuple(findings), tuple(rows), {dataset.split: len(dataset) for dataset in datasets})
+    return AuditReport(tuple(findings), tuple(rows), {dataset.split: len(dataset) for dataset in datasets}, tiny)
 
 
 def _urgency(finding: Finding) -> tuple[bool, bool]:

@@ -6,19 +6,21 @@ from pathlib import Path
 from weakseg.data.boxes import BoxSource, CsvBoxes, XmlBoxes, visible
 from weakseg.data.coco_boxes import CocoBoxes
 from weakseg.data.findings import Finding, Severity
+from weakseg.data.layout import LABELS, Layout
 from weakseg.data.yolo import YoloBoxes, label_files
 from weakseg.errors import UserError
 
-TABLE, XML, YOLO = "boxes.csv", "annotations", "labels"
+TABLE, XML = "boxes.csv", "annotations"
 COCO = ("annotations.json", "instances.json")
 
 
-def find_boxes(root: Path, classes: Sequence[str] | None = None) -> BoxSource | None:
+def find_boxes(root: Path, classes: Sequence[str] | None = None, layout: Layout | None = None) -> BoxSource | None:
     """The boxes of a folder, ``None`` if it has none.
 
     Args:
         root: The folder.
         classes: Names of the classes, if they are known; for files that have numbers only.
+        layout: How its images are arranged, if not in one folder.
 
     Raises:
         UserError: If there is more than one place they could come from, or it cannot be read.
@@ -26,8 +28,10 @@ def find_boxes(root: Path, classes: Sequence[str] | None = None) -> BoxSource | 
     found: dict[Path, Callable[[], BoxSource]] = {}
     if (root / TABLE).is_file():
         found[root / TABLE] = lambda: CsvBoxes(root / TABLE)
-    if (root / YOLO).is_dir() and label_files(root / YOLO):
-        found[root / YOLO] = lambda: YoloBoxes(root, classes)
+    bases = ("",) if layout is None else layout.bases
+    labels = next((root / base / LABELS for base in bases if label_files(root / base / LABELS)), None)
+    if labels is not None:
+        found[labels] = lambda: YoloBoxes(root, classes, layout)
     for name in COCO:
         if (root / name).is_file():
             found[root / name] = lambda table=root / name: CocoBoxes(table)  # type: ignore[misc]

@@ -101,9 +101,11 @@ class CocoDataset(Dataset):
         found = self._file.annotation(image_id)
         if found is None:
             return None
-        boxes = tuple(box for box in found.boxes if box.name in self.classes.names)
+        boxes, unsure = (
+            tuple(box for box in kind if box.name in self.classes.names) for kind in (found.boxes, found.unsure)
+        )
         others = tuple(name for name in found.others if name in self.classes.names)
-        return Annotation(boxes, found.size, found.flaws, others)
+        return Annotation(boxes, found.size, found.flaws, others, unsure)
 
     def mask(self, image_id: str) -> Tensor | None:
         """(H, W) uint8 label map, drawn from the objects.

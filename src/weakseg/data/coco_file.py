@@ -108,6 +108,7 @@ class CocoFile:
             self.images[image_id].size,
             tuple(self._flaws.get(image_id, ())),
             tuple(dict.fromkeys(self.categories[one.category] for one in objects if one.crowd)),
+            tuple(self._box(one) for one in objects if one.crowd),
         )
 
     def objects(self, image_id: str) -> list[CocoObject]:

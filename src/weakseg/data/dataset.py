@@ -18,6 +18,7 @@ from weakseg.data.objects import Objects
 from weakseg.data.saliency.quality import read_usable
 from weakseg.data.sample import Sample, WeakLabel
 from weakseg.errors import UserError
+from weakseg.ops.box_masks import pixel_regions, region_area
 from weakseg.registry import near_matches
 
 BOX_SLACK = 1  # pixels that a box may reach outside its image, as when pixels were counted from 0; it is clipped
@@ -151,7 +152,8 @@ class Dataset(ABC):
             raise size_error(paths["mask"], mask.shape, image.shape)
         saliency = read_usable(paths["saliency"], (image.shape[1], image.shape[2])) if "saliency" in paths else None
         boxes, box_classes = self._box_tensors(image_id, image.shape[1], image.shape[2])
-        return Sample(image_id, image, self._tag_vector(image_id), boxes, box_classes, saliency, mask)
+        unsure = self.unsure_boxes(image_id)
+        return Sample(image_id, image, self._tag_vector(image_id), boxes, box_classes, saliency, mask, unsure=unsure)
 
     def has(self, kind: WeakLabel) -> bool:
         """Whether at least one image has this kind of label."""
@@ -243,11 +245,20 @@ class Dataset(ABC):
     def box_tensors(self, image_id: str) -> tuple[Tensor, Tensor] | None:
         """(n, 4) float32 boxes, clipped to the image, and (n,) int64 classes; ``None`` if the image has no annotation.
 
+        Boxes that cover no pixel (see ``box_masks``) are left out: nothing can be learnt from them.
+
         Raises:
             UserError: If the annotation cannot be read, or a class is unknown.
         """
         boxes, classes = self._box_tensors(image_id, *image_size(self.paths(image_id)["image"]))
         return None if boxes is None or classes is None else (boxes, classes)
+
+    def unsure_boxes(self, image_id: str) -> Tensor | None:
+        """(m, 4) float32 boxes of crowds, in which nothing is known to be background; ``None`` if there is none."""
+        annotation = self.annotation(image_id)
+        if annotation is None or not annotation.unsure:
+            return None
+        return torch.tensor([box.corners for box in annotation.unsure], dtype=torch.float32)
 
     def _box_tensors(self, image_id: str, height: int, width: int) -> tuple[Tensor | None, Tensor | None]:
         boxes = self.boxes(image_id)
@@ -256,7 +267,14 @@ class Dataset(ABC):
         classes = self._class_indices((box.name for box in boxes), self.paths(image_id)["annotation"])
         corners = torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4)
         corners = corners.clamp(torch.zeros(4), torch.tensor([width, height] * 2).float())
-        return corners, torch.tensor(classes, dtype=torch.int64)
+        kept = covering(corners, (height, width))
+        return corners[kept], torch.tensor(classes, dtype=torch.int64)[kept]
+
+
+def covering(corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n,) bool, which of (n, 4) boxes cover a pixel of an image of this height and width."""
+    areas = [region_area(region) for region in pixel_regions(corners, size)]
+    return torch.tensor(areas, dtype=torch.int64) > 0
 
 
 def size_error(path: Path, found: tuple[int, ...], image: tuple[int, ...]) -> UserError:

@@ -9,6 +9,8 @@
     root/boxes.csv, root/labels/001.txt, root/annotations.json or root/annotations/001.xml     optional, one of them
     root/context/001.png  root/context_classes.txt                               optional, for measuring
     root/splits/train.txt  root/splits/val.txt                                   optional
+
+Folders by split, and the ``data.yaml`` of YOLO, are understood as well; see ``layout``.
 """
 
 from collections import Counter, defaultdict
@@ -20,19 +22,17 @@ from weakseg.data.box_sources import box_findings, find_boxes
 from weakseg.data.classes import ClassList
 from weakseg.data.dataset import Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
-from weakseg.data.ids import IMAGE_SUFFIXES, check_id, id_of
-from weakseg.data.saliency.cache import FOLDER_PREFIX
+from weakseg.data.layout import find_layout
 from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_context_classes, read_ids, read_tags
+from weakseg.data.yolo_yaml import read_yaml
 from weakseg.errors import UserError
-
-LABEL_FOLDERS = ("masks", "saliency", "annotations", "labels", "context", "splits")
 
 
 class FolderDataset(Dataset):
     """Images in a folder, tags in ``tags.csv``, or else those of the boxes.
 
     The splits are those of the table's column ``split`` (an empty cell means train); else those of ``splits/*.txt``;
-    else all images and all rows of the table are ``train``.
+    else those of ``data.yaml`` and of folders; else all images and all rows of the table are ``train``.
 
     Args:
         root: The folder.
@@ -47,12 +47,12 @@ class FolderDataset(Dataset):
     def __init__(self, root: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> None:
         root = Path(root)
         self.root, self.split = root, split or "train"
-        self.image_folder = root / "images" if (root / "images").is_dir() else root
+        self.layout = find_layout(root, read_yaml(root))
         self.table = root / "tags.csv"
-        self._images = _images_below(self.image_folder, skip=() if self.image_folder != root else LABEL_FOLDERS)
+        self._images = self.layout.images()
         named = _named_classes(root, classes)
         self._rows = read_tags(self.table, named.names if named else ()) if self.table.is_file() else ()
-        self.source = find_boxes(root, named.names if named else None)
+        self.source = find_boxes(root, named.names if named else None, self.layout)
         self.classes = named or self._classes_from_labels()
         self.context_classes = read_context_classes(root / "context_classes.txt")
         self._tags: dict[str, tuple[str, ...] | None] = {row.id: row.names for row in reversed(self._rows)}
@@ -74,9 +74,9 @@ class FolderDataset(Dataset):
         """Files of an image that exist."""
         image = {"image": self._images[image_id][0]} if image_id in self._images else {}
         return image | existing(
-            mask=self.root / "masks" / f"{image_id}.png",
-            saliency=self.root / "saliency" / f"{image_id}.png",
-            context=self.root / "context" / f"{image_id}.png",
+            mask=self.layout.beside("masks", image_id),
+            saliency=self.layout.beside("saliency", image_id),
+            context=self.layout.beside("context", image_id),
             **self._box_file(image_id),
         )
 
@@ -87,8 +87,14 @@ class FolderDataset(Dataset):
 
     def said(self, image_id: str) -> list[str]:
         """Boxes, where one file has those of all images."""
-        boxes = self.boxes(image_id) if self.tables else None
-        return [] if boxes is None else [repr([(box.name, box.corners) for box in boxes])]
+        annotation = self.annotation(image_id) if self.tables else None
+        if annotation is None:
+            return []
+        unsure = annotation.unsure
+        return [
+            repr([(box.name, box.corners) for box in annotation.checked().boxes]),
+            *([repr([box.corners for box in unsure])] if unsure else []),
+        ]
 
     def annotation(self, image_id: str) -> Annotation | None:
         """What is known about the objects of the image, from whichever file has boxes."""
@@ -111,8 +117,19 @@ class FolderDataset(Dataset):
                 if image_id not in rows:
                     what = "is in no split: tags.csv has a column split but no row for it"
                     yield Finding(Severity.WARNING, "unlisted", str(files[0]), what, "Add a row, or move it elsewhere")
+        if self._arranged:
+            for image_id in self.layout.unlisted(self._images):
+                what = "is in no split: neither its folder nor data.yaml names one"
+                remedy = "Move it into the folder of a split, or elsewhere"
+                yield Finding(Severity.WARNING, "unlisted", str(self._images[image_id][0]), what, remedy)
         if self.source is not None:
             yield from box_findings(self.source, self.ids, self._images)
+
+    @property
+    def _arranged(self) -> bool:
+        """Whether folders or ``data.yaml`` tell the splits."""
+        listed = any(row.split for row in self._rows) or (self.root / "splits").is_dir()
+        return bool(self.layout.splits) and not listed
 
     @property
     def _boxes_say(self) -> bool:
@@ -132,6 +149,8 @@ class FolderDataset(Dataset):
         raise UserError(what, where=self.table, remedy=EXAMPLE)
 
     def _list_file(self) -> Path:
+        if self._arranged:
+            return self.layout.list_file(self.split)
         file = self.root / "splits" / f"{self.split}.txt"
         return file if not any(row.split for row in self._rows) and file.is_file() else self.table
 
@@ -145,6 +164,9 @@ class FolderDataset(Dataset):
             return tuple(splits[self._checked(splits)])
         if folder.is_dir():
             return read_ids(folder / f"{self._checked(path.stem for path in folder.glob('*.txt'))}.txt")
+        if self._arranged:
+            placeless = [row.id for row in self._rows if row.id not in self._images and self.split == "train"]
+            return (*self.layout.ids(self._checked(self.layout.splits), self._images), *placeless)
         self._checked(["train"])
         return tuple(sorted([row.id for row in self._rows] + [name for name in self._images if name not in self._tags]))
 
@@ -153,6 +175,8 @@ class FolderDataset(Dataset):
         listed = f"list its images in {self.root / 'splits' / f'{self.split}.txt'}"
         in_lists = (self.root / "splits").is_dir() and not any(row.split for row in self._rows)
         way = listed if in_lists else f"write '{self.split}' into the column split of {self.table}"
+        if self._arranged:
+            way = f"name a folder of images '{self.split}', beside that of train"
         return check_split(self.split, splits, self.root, way)
 
 
@@ -200,18 +224,3 @@ def _named_classes(root: Path, classes: Sequence[str] | None) -> ClassList | Non
         return ClassList(tuple(classes))
     file = root / "classes.txt"
     return read_classes(file) if file.is_file() else None
-
-
-def _images_below(folder: Path, skip: Sequence[str]) -> dict[str, list[Path]]:
-    """Id -> files of that id (more than one if they differ in the suffix only), sorted."""
-    found = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-        label = skip and (parts[0] in skip or parts[0].startswith(FOLDER_PREFIX))
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not label and path.is_file():
-            found[check_id(id_of("/".join(parts)), where=path)].append(path)
-    if not found:
-        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        raise UserError("there are no images", where=folder, remedy=f"Put some there ({kinds})")
-    return dict(found)

@@ -170,6 +170,8 @@ def _moved(
 
 def _with_boxes(sample: S, move: Callable[[Tensor], Tensor]) -> S:
     """Move the boxes and drop those that are under one pixel then."""
+    if sample.unsure is not None:
+        sample = replace(sample, unsure=move(sample.unsure))
     if sample.boxes is None or sample.box_classes is None:
         return sample
     boxes = move(sample.boxes)

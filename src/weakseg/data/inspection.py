@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from weakseg.data.annotations import Box
-from weakseg.data.dataset import BOX_SLACK, CONTEXT, Dataset, size_error
+from weakseg.data.dataset import BOX_SLACK, CONTEXT, Dataset, covering, size_error
 from weakseg.data.findings import Finding, Severity
 from weakseg.data.images import read_image, read_mask, read_saliency
 from weakseg.data.saliency.quality import flaw
@@ -29,6 +30,7 @@ class Inspection:
         size: Height and width, ``None`` if it cannot be read.
         tags: Tags that are classes, ``None`` if unknown.
         boxes: Number of boxes by class.
+        tiny: How many of them have an area but cover no pixel.
         in_mask: Names of the classes in the mask, ``None`` if there is none that can be read.
         contradiction: How tags and mask differ; empty where they agree or one of them is unknown.
         kinds: Which labels it has.
@@ -40,6 +42,7 @@ class Inspection:
     size: tuple[int, int] | None = None
     tags: frozenset[str] | None = None
     boxes: Counter[str] = field(default_factory=Counter)
+    tiny: int = 0
     in_mask: frozenset[str] | None = None
     contradiction: str = ""
     kinds: set[WeakLabel] = field(default_factory=set)
@@ -187,6 +190,10 @@ def _check_corners(seen: Inspection, box: Box, where: str) -> Iterator[Finding]:
             severity = Severity.WARNING if shown and beyond <= BOX_SLACK else Severity.ERROR
             remedy = f"Correct it: {box.notation.counting}; check that image and boxes belong together"
             yield Finding(severity, "box", where, what, remedy)
+        if shown and not covering(torch.tensor([box.corners]), seen.size).all():
+            seen.tiny += 1
+            what = f"{_described(box)} is so small that no pixel's centre lies in it, and is left out"
+            yield Finding(Severity.WARNING, "tiny-box", where, what, "Enlarge or remove it, or use larger images")
 
 
 def _check_tags(seen: Inspection, dataset: Dataset, untagged: Severity, allow_untagged: bool) -> Iterator[Finding]:

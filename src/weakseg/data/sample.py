@@ -35,6 +35,7 @@ class Sample:
         second: (H, W) uint8, another label map of the same image, for losses that compare two.
         objects: (H, W) int32, 0 where no object is, i + 1 on object i; after a crop some numbers may be missing.
         object_classes: (n,) int64 in [0, C), of all objects, also of the missing ones.
+        unsure: (m, 4) float32 boxes, like ``boxes``, in which nothing is known to be background, such as a crowd's.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Sample:
     second: Tensor | None = None
     objects: Tensor | None = None
     object_classes: Tensor | None = None
+    unsure: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,6 +75,7 @@ class Batch:
         objects: B maps (H, W) int32 of the numbers of objects, 0 where there is none or nothing is known.
         object_classes: B tensors (n_b,), class of object i + 1; empty where unknown.
         known: For each kind of label (B,) bool.
+        unsure: B tensors (m_b, 4), boxes in which nothing is known to be background; empty if no image has one.
     """
 
     ids: tuple[str, ...]
@@ -88,6 +91,7 @@ class Batch:
     objects: tuple[Tensor, ...]
     object_classes: tuple[Tensor, ...]
     known: dict[WeakLabel, Tensor] = field(default_factory=dict)
+    unsure: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,6 +116,7 @@ class Batch:
             objects=tuple(move(numbers) for numbers in self.objects),
             object_classes=tuple(move(classes) for classes in self.object_classes),
             known={kind: move(flags) for kind, flags in self.known.items()},
+            unsure=tuple(move(boxes) for boxes in self.unsure),
         )
 
 
@@ -150,7 +155,14 @@ def collate(samples: Sequence[Sample], num_classes: int, valid: Sequence[Tensor]
             WeakLabel.SALIENCY: known([sample.saliency for sample in samples]),
             WeakLabel.MASKS: known([sample.mask for sample in samples]),
         },
+        unsure=_unsure(samples),
     )
+
+
+def _unsure(samples: Sequence[Sample]) -> tuple[Tensor, ...]:
+    if all(sample.unsure is None for sample in samples):
+        return ()
+    return tuple(_or(sample.unsure, torch.zeros(0, 4)) for sample in samples)
 
 
 def _stacked_masks(masks: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 ::
 
     root/labels/ID.txt        a line a box: class, centre x, centre y, width, height
+    root/train/labels/...     or, where images are arranged by split, beside each folder of images
     root/data.yaml            its entry names is a list of the classes or a mapping of numbers to them
     root/classes.txt          or labels/classes.txt: instead of data.yaml, one class a line
 
@@ -12,12 +13,12 @@ The class is a number from 0, the others are shares of the image's width and hei
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from weakseg.data.annotations import Annotation, Box, Notation, finite
 from weakseg.data.boxes import BoxSource, id_below, visible
 from weakseg.data.images import image_size
+from weakseg.data.layout import LABELS, Layout
 from weakseg.data.tables import read_text
+from weakseg.data.yolo_yaml import read_yaml
 from weakseg.errors import UserError
 
 CLASSES = "classes.txt"
@@ -33,22 +34,28 @@ class YoloBoxes(BoxSource):
     Args:
         root: The folder that has ``labels``.
         classes: Names of the classes, if the folder has no list of its own.
+        layout: How the images are arranged, if not in one folder.
 
     Raises:
         UserError: If nothing names the classes.
     """
 
-    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
-        self.folder = root / "labels"
+    def __init__(self, root: Path, classes: Sequence[str] | None = None, layout: Layout | None = None) -> None:
+        self.layout = layout or Layout(root, (root,), {})
         self.names, self.names_file = read_names(root, classes)
 
     def file(self, image_id: str) -> Path:
         """The image's text file."""
-        return self.folder / f"{image_id}.txt"
+        return self.layout.beside(LABELS, image_id, ".txt")
 
     def mentions(self) -> Mapping[str, str]:
-        """All text files of the folder but the list of classes."""
-        return {id_below(path, self.folder): str(path) for path in label_files(self.folder)}
+        """All text files of the folders but the list of classes."""
+        found: dict[str, str] = {}
+        for base in self.layout.bases:
+            folder = self.layout.root / base / LABELS
+            start = f"{base}/" if base else ""
+            found |= {f"{start}{id_below(path, folder)}": str(path) for path in label_files(folder)}
+        return found
 
     def class_names(self) -> tuple[str, ...]:
         """In the order of their numbers."""
@@ -102,9 +109,9 @@ def read_names(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[
     Raises:
         UserError: If there is no list, or it cannot be read.
     """
-    for file in (root / "data.yaml", root / "data.yml"):
-        if file.is_file():
-            return _yaml_names(file), file
+    content = read_yaml(root)
+    if content is not None:
+        return content.names, content.file
     for file in (root / "labels" / CLASSES, root / CLASSES):
         if file.is_file():
             return tuple(line.strip() for line in read_text(file).splitlines() if line.strip()), file
@@ -112,19 +119,3 @@ def read_names(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[
         what = "nothing names the classes, of which the files have numbers"
         raise UserError(what, where=root / "labels", remedy="Write a classes.txt, or a data.yaml with their names")
     return tuple(classes), "the classes"
-
-
-def _yaml_names(file: Path) -> tuple[str, ...]:
-    try:
-        content = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        what = f"is not YAML ({' '.join(str(error).split())})"
-        raise UserError(what, where=file, remedy="Correct it") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
-        numbered = {int(number): name for number, name in names.items()}
-        names = [numbered[number] for number in range(len(numbered))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
-        what = "has no entry 'names' that lists the classes, or gives their numbers from 0 without a gap"
-        raise UserError(what, where=file, remedy="Write 'names: [cat, dog]'")
-    return tuple(str(name).strip() for name in names)

@@ -53,7 +53,7 @@ EPS = 1e-12
 
 
 def definite_background(batch: Batch) -> Tensor:
-    """M: pixels outside all boxes; padding is none, nor is an image whose boxes are unknown.
+    """M: pixels outside all boxes and crowds; padding is none, nor is an image whose boxes are unknown.
 
     Args:
         batch: Images (B, 3, H, W) with their boxes.
@@ -62,7 +62,9 @@ def definite_background(batch: Batch) -> Tensor:
         (B, 1, H, W) bool.
     """
     size = (batch.images.shape[-2], batch.images.shape[-1])
-    outside = torch.stack([~inside_boxes(boxes, size) for boxes in batch.boxes])
+    unsure = batch.unsure or tuple(boxes[:0] for boxes in batch.boxes)
+    taken = (torch.cat(both) for both in zip(batch.boxes, unsure, strict=True))
+    outside = torch.stack([~inside_boxes(boxes, size) for boxes in taken])
     known = batch.known[WeakLabel.BOXES].to(outside.device)
     return batch.valid & outside[:, None] & known[:, None, None, None]
 
@@ -224,13 +226,32 @@ class BANA(Method):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the boxes' bins and of all valid queries, which are background, in one mean."""
+        logits, labels = self._logits(batch)
+        with _full_precision(logits):
+            total = cross_entropy(logits, labels, reduction="sum")
+        return {"classification": total / max(len(labels), 1)}
+
+    @torch.no_grad()
+    def classify_boxes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores of the boxes as in training, the mean over their bins.
+
+        Args:
+            batch: Images with their boxes; those of classes that are not learnt are left out.
+
+        Returns:
+            (n, C + 1), background first, -inf for classes that are not learnt; and (n,) int64, class + 1.
+        """
+        logits, labels = self._logits(batch)
+        bins, foreground = self.bins**2, labels > 0
+        return logits[foreground].view(-1, bins, logits.shape[1]).mean(1), labels[foreground][::bins]
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(n, C + 1) of all bins and queries, and (n,) what they are."""
         features = self.backbone(batch.images)
         with _full_precision(features):
             vectors, labels = self._classified(features.float(), batch)
             known = torch.cat([self.learnt.new_ones(1), self.learnt])
-            logits = linear(vectors, self.head.weight.flatten(1)).masked_fill(~known, -torch.inf)
-            total = cross_entropy(logits, labels, reduction="sum")
-        return {"classification": total / max(len(labels), 1)}
+            return linear(vectors, self.head.weight.flatten(1)).masked_fill(~known, -torch.inf), labels
 
     def _classified(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(n, D) vectors and (n,) what they are: class + 1, or 0."""

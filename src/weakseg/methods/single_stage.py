@@ -19,14 +19,15 @@ Hyper-parameters, with the paper's values:
 The published code made the published figures and differs from the paper; where it does, options have values for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import multilabel_soft_margin_loss, pad
 
 from weakseg.data.maps import LocalizationMaps
@@ -139,6 +140,18 @@ def merge_masks(masks: Tensor, keep: Tensor, background_power: float = BACKGROUN
     return torch.cat([kept[..., :1, :, :] ** background_power, kept[..., 1:, :, :]], -3)
 
 
+@contextmanager
+def _inference(network: nn.Module) -> Iterator[None]:
+    """Every layer as in inference, and afterwards as it was before."""
+    modes = {layer: layer.training for layer in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+
+
 class SingleStage(Method):
     """Class scores from soft masks, and the masks' own refinement as their target: L_cls + L_mask.
 
@@ -157,7 +170,7 @@ class SingleStage(Method):
         background_cut: The same for background.
         least_score: No pixel is sure of less (code 0.2, the paper has ``None``).
         dilations: Of PAMR, in positions of the masks.
-        iterations: Of PAMR.
+        iterations: Of PAMR; 0 leaves it out, and masks are labelled as they are.
         normalization: Of PAMR's colour differences, ``"code"`` or ``"paper"``.
         background_power: Exponent of the background in inference (code 3; the paper has 1).
         keep_threshold: What a class's probability has to exceed to be seen in an image without tags.
@@ -306,10 +319,8 @@ class SingleStage(Method):
             "mask" (B, C + 1, h, w) and "refined" (B, C + 1, H, W), both in [0, 1] with background first and absent
             classes 0, and "labels" (B, H, W) uint8: 0 background, class + 1, 255 ignore.
         """
-        was_training = self.training
-        self.eval()
-        scores = self(batch.images).scores.float()
-        self.train(was_training)
+        with _inference(self):
+            scores = self(batch.images).scores.float()
         refined = self._refined(batch, scores)
         pseudo = self._pseudo_labels(refined, batch)
         labels = pseudo.to(torch.uint8).argmax(1).masked_fill(~pseudo.any(1), IGNORE).to(torch.uint8)
@@ -318,17 +329,20 @@ class SingleStage(Method):
     @torch.no_grad()
     def _refined(self, batch: Batch, scores: Tensor) -> Tensor:
         """(B, C + 1, H, W) masks after PAMR, which works on their grid; absent classes are 0."""
-        mean, std = (
-            batch.images.new_tensor(values).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std)
-        )
-        refined = pamr(
-            (batch.images * std + mean).clamp(0, 1),
-            soft_masks(scores),
+        masks = soft_masks(scores)
+        refined = self._pamr(batch.images, masks) if self.iterations else masks
+        return of_present_classes(resize_like(refined, batch.images, align_corners=True), batch.tags)
+
+    def _pamr(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Masks (B, C + 1, h, w) refined by images (B, 3, H, W), which are normalised."""
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std))
+        return pamr(
+            (images * std + mean).clamp(0, 1),
+            masks,
             dilations=self.dilations,
             iterations=self.iterations,
             normalization=self.normalization,
         )
-        return of_present_classes(resize_like(refined, batch.images, align_corners=True), batch.tags)
 
     def _pseudo_labels(self, refined: Tensor, batch: Batch) -> Tensor:
         """(B, C + 1, H, W) bool; where a crop has a margin, nothing is labelled."""

@@ -16,7 +16,7 @@ from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.iou import Absent, ConfusionMatrix
 from weakseg.registry import near_matches
 
-STAGES = ("seed", "mask", "second", "agreed", "instances", "seg", "detect")
+STAGES = ("boxes", "seed", "mask", "second", "agreed", "instances", "seg", "detect")
 LABELS = ("tags", "boxes", "saliency", "masks")
 RATIO = "confusion_"
 
@@ -27,9 +27,10 @@ def protocol_name(stage: str, split: str) -> str:
     """``stage@split``, such as ``seed@train``, ``mask@train`` or ``seg@val``.
 
     Args:
-        stage: "seed", masks straight from localisation maps; "mask", refined ones; "second", others made beside them;
-            "agreed", the pixels on which both agree, the others left out; "instances", objects told apart in them;
-            "seg", of the segmentation network; "detect", objects that a detector finds.
+        stage: "boxes", classified by the localiser; "seed", masks straight from localisation maps; "mask", refined
+            ones; "second", others made beside them; "agreed", the pixels on which both agree, the others left out;
+            "instances", objects told apart in them; "seg", of the segmentation network; "detect", objects that a
+            detector finds.
         split: Name of the list of images.
 
     Raises:

@@ -1,13 +1,10 @@
 """Measuring seeds, pseudo-masks and predictions against true masks, each under the name of its protocol."""
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -36,7 +33,10 @@ from weakseg.metrics import (
 from weakseg.metrics.boxes import CAMPrecision, FillingRates
 from weakseg.metrics.coco_ap import NAMES, CocoAP
 from weakseg.metrics.iou import Absent
+from weakseg.metrics.overlap import image_overlap
 from weakseg.metrics.protocol import RATIO
+from weakseg.pipeline.box_accuracy import BOX_ACCURACY, Right
+from weakseg.pipeline.measured import Measured
 from weakseg.pipeline.progress import Reporter
 from weakseg.refine.background import ThresholdBackground
 from weakseg.refine.masks import at_image_size, pseudo_mask
@@ -46,9 +46,9 @@ SOFT, PRECISION = "soft", "cam_precision"
 FILLING = "filling_rate"
 AP = "ap"
 OF_MAPS = {SOFT: SoftLocalization, PRECISION: CAMPrecision}
+ELSEWHERE = (SOFT, PRECISION, FILLING, AP, BOX_ACCURACY)  # what is not a metric of any two label maps
 FILLED = ("mask", "second")
 BOUNDARY = "boundary_f1"
-T = TypeVar("T")
 CONFUSION = "evaluate.confusion"
 
 
@@ -62,7 +62,8 @@ class Provenance:
         weights: Where its initial weights come from.
         absent: What is done with classes that the truth lacks.
         metrics: Names of the metrics measured beside the mIoU: keys of ``METRICS``, ``"soft"`` and ``"cam_precision"``
-            (of seeds alone), ``"filling_rate"`` (of pseudo-masks alone), ``"ap"`` (of objects alone).
+            (of seeds alone), ``"filling_rate"`` (of pseudo-masks alone), ``"ap"`` (of objects alone),
+            ``"box_accuracy"`` (of boxes alone).
         confusion: Pairs of a class and what coincides with it whose confusion ratio is measured.
         saliency: Where the saliency maps came from, ``None`` if none were used.
         boundary: By which rule boundaries are compared, where that is one of the metrics.
@@ -79,53 +80,6 @@ class Provenance:
     saliency: str | None = None
     boundary: BoundaryRule = field(default_factory=BoundaryRule)
     learnt: tuple[int, ...] | None = None
-
-
-@dataclass
-class Measured:
-    """Results by protocol, and the score of every image.
-
-    Attributes:
-        results: By protocol name.
-        images: Protocol name -> id -> mean IoU over the classes that truth or prediction of that image has.
-        filling: Protocol name -> class -> the share of each of its boxes that it fills.
-        precision: Protocol name -> class -> its average precisions, in the order of ``NAMES`` of ``coco_ap``.
-        curve: (threshold, mIoU) of the seeds on the training split.
-        threshold: The best of them.
-    """
-
-    results: dict[str, ProtocolResult] = field(default_factory=dict)
-    images: dict[str, dict[str, float]] = field(default_factory=dict)
-    filling: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    precision: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    curve: list[tuple[float, float]] = field(default_factory=list)
-    threshold: float | None = None
-
-    def to_csv(self) -> str:
-        """``protocol,image,miou``, one line per image."""
-        return _table(("protocol", "image", "miou"), ((*key, [score]) for key, score in _pairs(self.images)))
-
-    def filling_csv(self) -> str:
-        """``protocol,class,rate``, one line per box."""
-        rows = ((*key, [rate]) for key, rates in _pairs(self.filling) for rate in rates)
-        return _table(("protocol", "class", "rate"), rows)
-
-    def precision_csv(self) -> str:
-        """``protocol,class,ap,ap50,...``, one line per class; empty where no true object counts."""
-        return _table(("protocol", "class", *NAMES), ((*key, values) for key, values in _pairs(self.precision)))
-
-
-def _pairs(nested: Mapping[str, Mapping[str, T]]) -> Iterator[tuple[tuple[str, str], T]]:
-    return (((outer, inner), value) for outer, values in nested.items() for inner, value in values.items())
-
-
-def _table(columns: Sequence[str], rows: Iterable[tuple[str, str, Sequence[float]]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for one, other, values in rows:
-        writer.writerow([one, other, *("" if math.isnan(value) else f"{value:.6f}" for value in values)])
-    return text.getvalue()
 
 
 class Evaluator:
@@ -192,7 +146,7 @@ class Evaluator:
         name, names = protocol_name(stage, split), dataset.classes.with_background
         confusion, scores = ConfusionMatrix(len(names)), {}
         metrics = self.provenance.metrics
-        others = [self._metric(metric, len(names)) for metric in metrics if metric not in (*OF_MAPS, FILLING, AP)]
+        others = [self._metric(metric, len(names)) for metric in metrics if metric not in ELSEWHERE]
         soft = [] if maps is None else [kind(len(names)) for metric, kind in OF_MAPS.items() if metric in metrics]
         filling = FillingRates(len(names)) if FILLING in metrics and stage in FILLED else None
         confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
@@ -262,11 +216,15 @@ class Evaluator:
             flags: Help that it had.
         """
         name, metric = protocol_name(stage, dataset.split), CocoAP(len(dataset.classes))
+        overlaps = {}
         with self.reporter.track(name, len(ids)) as bar:
             for image_id in ids:
                 truth = true_objects(dataset, image_id)
-                metric.update(image_id, found(image_id, truth), truth)
+                objects = found(image_id, truth)
+                metric.update(image_id, objects, truth)
+                overlaps[image_id] = image_overlap(objects, truth)
                 bar.advance()
+        self.measured.overlaps[name] = {image_id: value for image_id, value in overlaps.items() if value == value}
         of_class, names = metric.per_class(), dataset.classes.names
         values = dict(zip(NAMES, of_class.nanmean(0).tolist(), strict=True))
         self.measured.precision[name] = dict(zip(names, of_class.tolist(), strict=True))
@@ -276,6 +234,18 @@ class Evaluator:
             flags=flags,
             supervision=self.provenance.supervision,
             images=len(ids),
+            backbone=self.provenance.backbone,
+            weights=self.provenance.weights,
+            saliency=self.provenance.saliency,
+        )
+
+    def boxes(self, split: str, found: Right, flags: Flags) -> None:
+        """Note how many boxes of a split were classified right."""
+        self.measured.results[protocol_name("boxes", split)] = ProtocolResult.of_objects(
+            {BOX_ACCURACY: found.value()},
+            flags=flags,
+            supervision=self.provenance.supervision,
+            images=found.images,
             backbone=self.provenance.backbone,
             weights=self.provenance.weights,
             saliency=self.provenance.saliency,

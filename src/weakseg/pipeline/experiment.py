@@ -12,11 +12,13 @@ from weakseg.data.sample import WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
 from weakseg.pipeline import build
+from weakseg.pipeline.box_accuracy import check_box_accuracy
 from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.evaluation import AP, FILLING, confusion_pairs, ids_with_objects
 from weakseg.pipeline.inference import Predictor, second_path
 from weakseg.pipeline.manifest import Manifest, fingerprint
+from weakseg.pipeline.pictures import check_pictures
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, Detect, Localize, Masks, Named, Predict, Recipe, Segment, Training
 from weakseg.pipeline.saliency import SaliencyMaps, maps_folder, saliency_source, with_given_saliency
@@ -56,6 +58,8 @@ class Experiment:
         self.first, self.second = refiner_steps(recipe)
         self.steps = (*self.first, *self.second)
         build.check_settings(recipe)
+        if recipe.localize is not None:
+            check_pictures(recipe.localize)
         self.source = saliency_source(recipe.data.saliency.name, recipe.data.saliency.options)
         self._refiners: dict[str, TrainedRefiner] = {}
         self.needs = frozenset() if recipe.localize is None else build.needs(recipe.localize.method)
@@ -73,6 +77,7 @@ class Experiment:
                 remedy=f"Add boxes, or leave {FILLING} out of evaluate.metrics",
             )
         self._check_objects()
+        check_box_accuracy(recipe, self.val_set)
         build.check_trainings(self._trainings(), len(self.train_set), recipe.run.devices)
         if recipe.detect is not None:
             build.check_trainings({"detect.train": recipe.detect.train}, len(self.object_ids), recipe.run.devices)
@@ -344,5 +349,11 @@ class Experiment:
             more = f" (and {row.count - 1} more)" if row.count > 1 else ""
             self.reporter.warn(f"{row.where}: {row.problem}{more}. {row.remedy}.")
         data = {dataset.split: dataset.fingerprint() for dataset in self.datasets}
-        self.manifest.stages["audit"] = {"inputs": state, "done": True, "data": data}
+        tiny = report.tiny[self.train_set.split]
+        self.manifest.stages["audit"] = {"inputs": state, "done": True, "data": data, "tiny_boxes": tiny}
         return data
+
+    @property
+    def tiny_boxes(self) -> int:
+        """How many boxes of the training images cover no pixel, so that they are left out."""
+        return int(self.manifest.stages["audit"].get("tiny_boxes", 0))

@@ -12,9 +12,12 @@ from weakseg.data.instances import Instances
 from weakseg.data.objects import Objects
 from weakseg.data.sample import WeakLabel
 from weakseg.metrics import BoundaryRule, Flags, supervision_name
-from weakseg.pipeline.evaluation import Evaluator, Measured, Provenance, ids_with_objects
+from weakseg.networks.weights import load_weights
+from weakseg.pipeline.box_accuracy import BOX_ACCURACY, boxes_right
+from weakseg.pipeline.evaluation import Evaluator, Provenance, ids_with_objects
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import detections_path, instances_path, maps_path, mask_path, prediction_path
+from weakseg.pipeline.measured import Measured
 from weakseg.pipeline.recipe import BackboneSettings
 from weakseg.pipeline.saliency import provenance
 
@@ -35,6 +38,8 @@ class _Measuring:
 
     def everything(self) -> Measured:
         """All results, in the order in which they were made."""
+        if BOX_ACCURACY in self.recipe.evaluate.metrics:
+            self._boxes()
         if self.train_set.has(WeakLabel.MASKS):
             self._labels()
         if self.experiment.measures_objects:
@@ -43,6 +48,15 @@ class _Measuring:
         if self.experiment.measures_objects:
             self._detections()
         return self.evaluator.measured
+
+    def _boxes(self) -> None:
+        """Boxes of validation images, classified by the localiser."""
+        experiment, val_set = self.experiment, self.experiment.val_set
+        assert val_set is not None
+        self._about(self.recipe.backbone, experiment.needs)
+        load_weights(experiment.method, self.folder / "localizer.safetensors")
+        found = boxes_right(experiment.method, val_set, experiment.localize, experiment.device, experiment.reporter)
+        self.evaluator.boxes(val_set.split, found, Flags())
 
     def _labels(self) -> None:
         """Seeds and pseudo-masks."""

@@ -11,6 +11,7 @@ from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import second_folder
 from weakseg.pipeline.manifest import fingerprint
+from weakseg.pipeline.pictures import PICTURES
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.steps import Learning, Step
 from weakseg.pipeline.work import Work
@@ -37,6 +38,7 @@ class Stage:
         outputs: Files and folders that it makes, within the run folder.
         work: Does it; returns the number of images it worked on.
         ready: Whether what it makes outside of the run folder is there.
+        beside: What it may make there, too, without which it is done all the same.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     outputs: tuple[str, ...]
     work: Callable[[], int]
     ready: Callable[[], bool] = lambda: True
+    beside: tuple[str, ...] = ()
 
     def done(self, experiment: Experiment) -> bool:
         """Whether its result is there, made from the same inputs."""
@@ -146,7 +149,7 @@ def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
     return [
-        Stage("localizer", localizer, _trained("localizer"), work.train_localizer),
+        Stage("localizer", localizer, _trained("localizer"), work.train_localizer, beside=(PICTURES,)),
         Stage("maps", maps, ("maps",), work.localize),
     ]
 

@@ -17,7 +17,7 @@ from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.inference import Predictor, predict_images, ready
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import Predict, Recipe, load_recipe
-from weakseg.report.pictures import overlay_mask
+from weakseg.report.overlays import overlay_mask
 
 
 def predict_files(

@@ -147,7 +147,8 @@ class Localize(Choosing):
 
     ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
     ``predict`` is for methods whose network is already the segmenter, with ``segment: none``; it has the views of the
-    maps where nothing else is said.
+    maps where nothing else is said. ``pictures`` says of how many training images a method that teaches itself shows
+    after every epoch what it makes of them.
     """
 
     method: Choice = Named(name="cam")
@@ -160,6 +161,7 @@ class Localize(Choosing):
     batch: Positive = 4
     precision: Precision = "auto"
     predict: Predict | None = None
+    pictures: Annotated[int, Field(ge=0)] = 0
 
 
 class Segment(Choosing):
@@ -233,7 +235,9 @@ class Evaluate(Section):
     segmenter: tuple[Literal["train", "val"], ...] = ("val",)
     tagged: tuple[Literal["train", "val"], ...] = ()
     absent: Literal["skip", "eps", "gt-only"] = "skip"
-    metrics: tuple[Literal["contour_f", "boundary_f1", "soft", "cam_precision", "filling_rate", "ap"], ...] = ()
+    metrics: tuple[
+        Literal["contour_f", "boundary_f1", "soft", "cam_precision", "filling_rate", "box_accuracy", "ap"], ...
+    ] = ()
     boundary: Boundary = Boundary()
     confusion: tuple[tuple[str, str], ...] = ()
 

@@ -12,6 +12,7 @@ import torch
 from weakseg.data.files import remove_unfinished, write_json, write_text
 from weakseg.errors import UserError
 from weakseg.pipeline import build
+from weakseg.pipeline.empty_masks import mask_warnings
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.lock import sole_user
 from weakseg.pipeline.manifest import MANIFEST, Manifest, read_json
@@ -87,7 +88,9 @@ def rewrite_report(folder: Path) -> Path:
         None if split is None else build.dataset(recipe.data, split) for split in (recipe.data.train, recipe.data.val)
     )
     assert train_set is not None
-    return write_report(folder / "report", report_data(recipe, folder, train_set, val_set, Manifest(folder).timings))
+    warnings = mask_warnings(recipe, train_set, folder)
+    data = report_data(recipe, folder, train_set, val_set, Manifest(folder).timings, warnings)
+    return write_report(folder / "report", data)
 
 
 def _in_turn(experiment: Experiment, until: Until) -> Iterator[Stage]:
@@ -125,7 +128,7 @@ def _do(stage: Stage, experiment: Experiment) -> None:
     if stage.done(experiment):
         experiment.reporter.say(f"{stage.name}: done before")
         return
-    experiment.manifest.begin(stage.name, stage.inputs, stage.outputs)
+    experiment.manifest.begin(stage.name, stage.inputs, (*stage.outputs, *stage.beside))
     start = time.perf_counter()
     images = stage.work()
     seconds = time.perf_counter() - start

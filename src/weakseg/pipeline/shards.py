@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from weakseg.data.images import read_image, write_mask
 from weakseg.data.maps import LocalizationMaps, write_scores
 from weakseg.data.saliency.quality import read_usable
+from weakseg.data.sample import IGNORE
 from weakseg.errors import UserError
+from weakseg.ops.box_masks import inside_boxes
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.processes import CONTEXT, in_processes, one_thread
 from weakseg.pipeline.steps import Weighted
@@ -36,6 +38,7 @@ class Job:
         second: Where the other mask goes, if there is to be one.
         saliency: Of its saliency map, if that is needed.
         boxes: (n, 4) and (n,) classes, as for ``LocalizationMaps``, if they are needed.
+        unsure: (m, 4) boxes in which nothing is known to be background: masks are 255 there, outside of ``boxes``.
     """
 
     image: Path
@@ -44,6 +47,7 @@ class Job:
     second: Path | None = None
     saliency: Path | None = None
     boxes: tuple[Tensor, Tensor] | None = None
+    unsure: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,9 @@ class Worker:
         if self.again:
             for other, job in zip(_in_turn(self.again, images, refined), jobs, strict=True):
                 assert job.second is not None
-                write_mask(job.second, pseudo_mask(other).cpu())
+                write_mask(job.second, _mask_of(other, job))
         for one, job in zip(refined, jobs, strict=True):
-            write_mask(job.result, pseudo_mask(one).cpu())
+            write_mask(job.result, _mask_of(one, job))
 
     def _instances(self, images: list[Tensor], maps: list[LocalizationMaps], jobs: Sequence[Job]) -> None:
         chain = self._chain(maps)
@@ -163,6 +167,14 @@ class Worker:
         for image, its_maps, job in zip(images, _in_turn(before, images, maps), jobs, strict=True):
             target = learner.targets(image, its_maps).cpu()
             write_mask(job.result, target) if learner.target == "mask" else write_scores(job.result, target)
+
+
+def _mask_of(maps: LocalizationMaps, job: Job) -> Tensor:
+    """(H, W) uint8, 255 where a crowd is and no box."""
+    mask = pseudo_mask(maps).cpu()
+    if job.unsure is None or job.boxes is None:
+        return mask
+    return mask.masked_fill(inside_boxes(job.unsure, maps.size) & ~inside_boxes(job.boxes[0], maps.size), IGNORE)
 
 
 def _in_turn(

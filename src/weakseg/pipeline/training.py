@@ -11,7 +11,7 @@ import math
 import signal
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +56,7 @@ def train(
     device: Device,
     reporter: Reporter,
     label: str,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> int:
     """Train ``model`` in place, going on from ``checkpoint`` where there is one.
 
@@ -68,6 +69,8 @@ def train(
         device: Where and in which precision to compute.
         reporter: Receives progress.
         label: What the progress bar is called.
+        after_epoch: Called in one process with the number of epochs that are over, before the last one is saved: where
+            a training is stopped, it is called again. It must leave the model as it is.
 
     Returns:
         Number of images that this call has looked at.
@@ -94,7 +97,7 @@ def train(
     )
     steps = len(sampler) // device.count // settings.batch
     with _quiet(), reporter.track(label, total=settings.epochs * steps * settings.batch * device.count) as bar:
-        module = _Module(model, dataset, sampler, settings, seed, steps, bar, checkpoint)
+        module = _Module(model, dataset, sampler, settings, seed, steps, bar, checkpoint, after_epoch)
         trainer = pl.Trainer(
             accelerator=device.kind,
             devices=device.count,
@@ -153,11 +156,12 @@ class _Module(pl.LightningModule):
         steps: int,
         bar: Bar,
         checkpoint: Path,
+        after_epoch: Callable[[int], None] | None,
     ) -> None:
         super().__init__()
         self.model: Any = model.to(memory_format=torch.channels_last)
         self.dataset, self.sampler, self.settings, self.seed = dataset, sampler, settings, seed
-        self.steps, self.bar, self.checkpoint = steps, bar, checkpoint
+        self.steps, self.bar, self.checkpoint, self.after_epoch = steps, bar, checkpoint, after_epoch
         self.history: list[dict[str, float]] = []
         self.seen = 0
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -201,6 +205,8 @@ class _Module(pl.LightningModule):
         self.sums.clear()
         self.sampler.epoch = self.current_epoch + 1
         self.dataset.set_epoch(self.current_epoch + 1)
+        if self.after_epoch is not None and self.trainer.is_global_zero:
+            self.after_epoch(self.current_epoch + 1)
         self.trainer.save_checkpoint(self.checkpoint)
         if self.trainer.is_global_zero:
             write_text(self.checkpoint.with_suffix(".csv"), _table(self.history))

@@ -12,10 +12,12 @@ from weakseg.data.dataset import Dataset
 from weakseg.data.files import write_json, write_text
 from weakseg.data.instances import Instances
 from weakseg.data.pseudo import PseudoMasks, PseudoObjects, TeacherScores, WeaklyLabelled
+from weakseg.data.sample import WeakLabel
 from weakseg.data.transforms import AugmentedDataset, Transform
 from weakseg.methods.method import Views
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights, save_weights
 from weakseg.pipeline import build
+from weakseg.pipeline.empty_masks import mask_warnings
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import (
     calibrate_refiner,
@@ -28,6 +30,7 @@ from weakseg.pipeline.inference import (
     predict_datasets,
 )
 from weakseg.pipeline.measuring import measure
+from weakseg.pipeline.pictures import pictures
 from weakseg.pipeline.recipe import Masks, Training
 from weakseg.pipeline.reporting import report_data
 from weakseg.pipeline.saliency import check_useful
@@ -61,9 +64,13 @@ class Work:
     def train_localizer(self) -> int:
         """Tags, or what else the method needs, to ``localizer.safetensors``."""
         method, settings = self.experiment.method, self.experiment.localize.train
+        if WeakLabel.BOXES in self.experiment.needs:
+            self._tell_of_tiny_boxes()
         weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
         transform = build.transform(settings.augment, method.backbone)
-        return self._train(method, self._augmented(weak, transform, settings), settings, "localizer")
+        drawing = pictures(method, weak, self.experiment.localize, self.folder)
+        dataset = self._augmented(weak, transform, settings)
+        return self._train(method, dataset, settings, "localizer", after_epoch=drawing)
 
     def localize(self) -> int:
         """The localiser to ``maps/``."""
@@ -106,7 +113,11 @@ class Work:
 
     def refine(self) -> int:
         """Maps of the training images to ``masks/``, and to the folder of second masks."""
-        return self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
+        if WeakLabel.BOXES in self.experiment.supervision - self.experiment.needs:
+            self._tell_of_tiny_boxes()
+        made = self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
+        self._mask_warnings()
+        return made
 
     def cut_objects(self) -> int:
         """Masks and boxes of the training images to ``instances/``."""
@@ -180,6 +191,8 @@ class Work:
         write_text(self.folder / "images.csv", measured.to_csv())
         if measured.filling:
             write_text(self.folder / "filling.csv", measured.filling_csv())
+        if measured.overlaps:
+            write_text(self.folder / "objects.csv", measured.objects_csv())
         if measured.precision:
             write_text(self.folder / "precision.csv", measured.precision_csv())
         curve = "".join(f"{threshold:.2f},{miou:.6f}\n" for threshold, miou in measured.curve)
@@ -193,10 +206,29 @@ class Work:
         """The run folder to ``report/index.html``."""
         experiment = self.experiment
         data = report_data(
-            experiment.resolved(), self.folder, experiment.train_set, experiment.val_set, experiment.manifest.timings
+            experiment.resolved(),
+            self.folder,
+            experiment.train_set,
+            experiment.val_set,
+            experiment.manifest.timings,
+            self._mask_warnings(),
         )
         write_report(self.folder / "report", data)
         return 0
+
+    def _tell_of_tiny_boxes(self) -> None:
+        """Where boxes are used first."""
+        count = self.experiment.tiny_boxes
+        if count:
+            what = f"boxes of {self.experiment.train_set.split} that cover no pixel are left out: {count}"
+            self.reporter.warn(f"{what}. 'weakseg audit {self.recipe.data.root}' names them.")
+
+    def _mask_warnings(self) -> list[str]:
+        """What is wrong with the pseudo-masks, told at once."""
+        found = mask_warnings(self.recipe, self.experiment.train_set, self.folder)
+        for warning in found:
+            self.reporter.warn(warning)
+        return found
 
     def _pseudo_masks(self, chosen: Masks, truly_labelled: frozenset[str] = frozenset()) -> PseudoMasks:
         """The training images with the masks that a network is to learn from, or objects to be cut from."""
@@ -242,13 +274,15 @@ class Work:
     def _job(self, image_id: str, result: Path, refining: Refining) -> Job:
         dataset, kinds = self.experiment.train_set, [step.kind for step, _ in (*refining.steps, *refining.again)]
         paths, second = dataset.paths(image_id), self.experiment.second_masks
+        boxed = any(kind.needs_boxes for kind in kinds)
         return Job(
             image=paths["image"],
             maps=None if self.recipe.localize is None else maps_path(self.folder, image_id),
             result=result,
             second=second(image_id) if second and refining.wanted == "masks" else None,
             saliency=paths.get("saliency") if any(kind.needs_saliency for kind in kinds) else None,
-            boxes=dataset.box_tensors(image_id) if any(kind.needs_boxes for kind in kinds) else None,
+            boxes=dataset.box_tensors(image_id) if boxed else None,
+            unsure=dataset.unsure_boxes(image_id) if boxed else None,
         )
 
     def _start_from_localizer(self, body: Module) -> None:
@@ -271,6 +305,7 @@ class Work:
         name: str,
         finish: Callable[[], None] | None = None,
         seed: int | None = None,
+        after_epoch: Callable[[int], None] | None = None,
     ) -> int:
         seen = train(
             model,
@@ -281,6 +316,7 @@ class Work:
             device=self.experiment.device,
             reporter=self.reporter,
             label=f"train {name}",
+            after_epoch=after_epoch,
         )
         if finish is not None:
             finish()

@@ -11,7 +11,8 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 16, 30, 62
-_NAMES, _LONGEST, _ROW, _STEPS = 150, 18, 30, 80
+_NAMES, _LONGEST, _ROW, _STEPS = 180, 16, 30, 80
+_FEW = 5  # values below which a distribution is drawn as dots
 
 
 def bar(fraction: float, mark: float | None = None) -> Markup:
@@ -69,7 +70,8 @@ def curve(points: Sequence[Point], chosen: float | None = None) -> Markup:
 def violins(rates: Mapping[str, Sequence[float]]) -> Markup:
     """Draw how values from 0 to 1 are distributed, one shape below the other.
 
-    A shape's height shows how many values are near; the line in it is the median. Each has its own scale.
+    A shape's height shows how many values are near; the line in it is the median. Each has its own scale. A few values
+    have no distribution to speak of, so they are drawn as dots.
 
     Args:
         rates: Names and values in [0, 1], in the order wanted; a name without values has no shape.
@@ -82,10 +84,12 @@ def violins(rates: Mapping[str, Sequence[float]]) -> Markup:
     parts = [*_share_grid(axis, bottom)]
     for number, (name, values) in enumerate(rates.items()):
         middle = _ROW * (number + 0.5) + 8
-        short = name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+        short = name if len(name) <= _LONGEST else name[: _LONGEST - 1].rstrip() + "…"
         parts.append(_text(_NAMES - 14, middle + 5, short, "end"))
         if values:
-            parts.append(_violin(f"{name}: {len(values)}, median {100 * median(values):.1f} %", values, middle, axis))
+            title = f"{name}: {len(values)}, median {100 * median(values):.1f} %"
+            drawn = _violin(title, values, middle, axis) if len(values) >= _FEW else _dots(title, values, middle, axis)
+            parts += [drawn, _median(axis(median(values)), middle)]
     return Markup('<svg class="curve" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, bottom + 50, "Distribution of filling rates by class", Markup("").join(parts)
     )
@@ -101,16 +105,25 @@ def _share_grid(axis: "_Axis", bottom: float) -> list[Markup]:
 
 
 def _violin(title: str, values: Sequence[float], middle: float, axis: "_Axis") -> Markup:
-    """A mirrored density, and the median."""
+    """A mirrored density."""
     places = [index / _STEPS for index in range(_STEPS + 1)]
     heights = density(values, places)
     scale = 0.42 * _ROW / max(heights)
     above = [(axis(place), middle - scale * height) for place, height in zip(places, heights, strict=True)]
     below = [(x, 2 * middle - y) for x, y in reversed(above)]
     outline = " ".join(f"{x:.1f},{y:.1f}" for x, y in above + below)
-    shape = Markup('<polygon class="violin" points="{}"><title>{}</title></polygon>').format(outline, title)
-    centre = axis(median(values))
-    return shape + _rule(centre, middle - 0.3 * _ROW, centre, middle + 0.3 * _ROW, "median")
+    return Markup('<polygon class="violin" points="{}"><title>{}</title></polygon>').format(outline, title)
+
+
+def _dots(title: str, values: Sequence[float], middle: float, axis: "_Axis") -> Markup:
+    """Every value by itself."""
+    circle = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>')
+    dots = Markup("").join(circle.format(axis(value), middle) for value in values)
+    return Markup('<g class="violin"><title>{}</title>{}</g>').format(title, dots)
+
+
+def _median(place: float, middle: float) -> Markup:
+    return _rule(place, middle - 0.3 * _ROW, place, middle + 0.3 * _ROW, "median")
 
 
 def density(values: Sequence[float], places: Sequence[float], width: float = 0.04) -> list[float]:

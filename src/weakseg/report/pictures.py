@@ -2,48 +2,35 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from weakseg.data.classes import voc_palette
 from weakseg.data.files import write_bytes
 from weakseg.data.sample import IGNORE
-
-Pixels = NDArray[np.uint8]
+from weakseg.report.overlays import Outlined, Pixels, overlay_heat, overlay_mask, overlay_objects, text_font
 
 LONGEST_SIDE = 320
 JPEG_QUALITY = 80
-KINDS = ("image", "map", "mask", "prediction", "truth")
+OBJECTS = ("instances", "detections", "true_objects")
+KINDS = ("image", "map", "mask", "prediction", "truth", *OBJECTS)
 CAPTIONS = {
     "image": "photograph",
     "map": "localisation map",
     "mask": "pseudo-mask",
     "prediction": "prediction",
     "truth": "truth",
+    "instances": "pseudo objects",
+    "detections": "objects found",
+    "true_objects": "true objects",
 }
-
-# Nine colours from black over violet and orange to light yellow; each lighter than the one before, so that the order of
-# the values survives a greyscale printer and every kind of colour blindness.
-_HEAT = np.array(
-    [
-        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (188, 55, 84)),
-        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
-    ],
-    dtype=np.float64,
-)
-_HEAT_OPACITY = (0.55, 0.72)  # over the grey photograph, where the map is 0 and where it is 1
-_MASK_OPACITY = 0.62
-_OUTSIDE_GREY = 0.55  # how far what is background loses its colour
-_SHADE = 0.55
-_HATCH_PERIOD, _HATCH_WIDTH = 8, 3
-_HATCH_OPACITY = (0.40, 0.85)  # of white, between the lines and on them
 
 
 @dataclass(frozen=True)
@@ -52,13 +39,15 @@ class Panel:
 
     Attributes:
         id: Name of the image.
-        score: mIoU of this image over its classes, in [0, 1].
+        score: What it is ranked by, in [0, 1]: mIoU of this image over its classes, or see ``metric``.
         classes: Its tags.
         image: (H, W, 3) uint8.
         map_: (H, W) float in [0, 1], the largest map of the classes present.
         mask: (H, W) uint8 pseudo-mask.
         prediction: (H, W) uint8, what the segmenter says.
         truth: (H, W) uint8.
+        objects: Objects told apart, by kind, one of ``OBJECTS``.
+        metric: Name of the score.
     """
 
     id: str
@@ -69,6 +58,8 @@ class Panel:
     mask: Pixels | None = None
     prediction: Pixels | None = None
     truth: Pixels | None = None
+    objects: Mapping[str, Sequence[Outlined]] = field(default_factory=dict)
+    metric: str = "mIoU"
 
     @property
     def masks(self) -> dict[str, Pixels]:
@@ -79,66 +70,8 @@ class Panel:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The pictures that can be drawn of it, in the order of ``KINDS``."""
-        found = {"image", *self.masks, *(["map"] if self.map_ is not None else [])}
+        found = {"image", *self.masks, *self.objects, *(["map"] if self.map_ is not None else [])}
         return tuple(kind for kind in KINDS if kind in found)
-
-
-def heat_colours(values: NDArray[np.floating[Any]]) -> Pixels:
-    """Colours whose luminance rises with the value.
-
-    Args:
-        values: (...) in [0, 1]; what lies outside is clipped, NaN counts as 0.
-
-    Returns:
-        (..., 3) uint8.
-    """
-    place = np.clip(np.nan_to_num(values), 0, 1).astype(np.float64)
-    stops = np.linspace(0, 1, len(_HEAT))
-    return np.stack([np.interp(place, stops, channel) for channel in _HEAT.T], axis=-1).round().astype(np.uint8)
-
-
-def overlay_heat(image: Pixels, heat: NDArray[np.floating[Any]]) -> Pixels:
-    """A map over the grey photograph: what it does not see stays dark.
-
-    Args:
-        image: (H, W, 3).
-        heat: (H, W) in [0, 1].
-
-    Returns:
-        (H, W, 3).
-    """
-    low, high = _HEAT_OPACITY
-    opacity = (low + (high - low) * np.clip(np.nan_to_num(heat), 0, 1))[..., None]
-    return _to_pixels(opacity * heat_colours(heat) + (1 - opacity) * _grey(image))
-
-
-def overlay_mask(image: Pixels, mask: Pixels) -> Pixels:
-    """A label map over the photograph: class colours, ignored pixels hatched in white, a thin line around each region.
-
-    Args:
-        image: (H, W, 3).
-        mask: (H, W), 0 background, 255 ignore.
-
-    Returns:
-        (H, W, 3).
-    """
-    canvas = _OUTSIDE_GREY * _grey(image) + (1 - _OUTSIDE_GREY) * image
-    objects, ignored = (mask > 0) & (mask != IGNORE), mask == IGNORE
-    painted = _MASK_OPACITY * voc_palette()[mask] + (1 - _MASK_OPACITY) * image
-    canvas[objects] = painted[objects]
-    white = _hatch(*mask.shape)[..., None]
-    canvas[ignored] = (255 * white + canvas * (1 - white))[ignored]
-    canvas[edges(mask[::-1, ::-1])[::-1, ::-1]] *= _SHADE  # the far side of each border, so that white shows on white
-    canvas[edges(mask)] = 255
-    return _to_pixels(canvas)
-
-
-def edges(mask: Pixels) -> NDArray[np.bool_]:
-    """(H, W): the pixels whose right or lower neighbour has another label."""
-    found = np.zeros(mask.shape, dtype=np.bool_)
-    found[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    found[:-1] |= mask[:-1] != mask[1:]
-    return found
 
 
 def draw(panel: Panel, kind: str, size: tuple[int, int] | None = None) -> Pixels | None:
@@ -159,6 +92,8 @@ def draw(panel: Panel, kind: str, size: tuple[int, int] | None = None) -> Pixels
     if kind == "map":
         heat = Image.fromarray(np.nan_to_num(np.asarray(panel.map_, dtype=np.float32)))
         return overlay_heat(image, np.asarray(heat.resize((width, height), Image.Resampling.BILINEAR)))
+    if kind in OBJECTS:
+        return overlay_objects(image, panel.objects[kind])
     mask = Image.fromarray(panel.masks[kind].astype(np.uint8))
     return overlay_mask(image, np.asarray(mask.resize((width, height), Image.Resampling.NEAREST)))
 
@@ -188,6 +123,19 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (29, 31, 33), (232, 230, 226)
 _TEXT_SIZE, _CHIP = 13, 18
 
 
+@dataclass(frozen=True)
+class SheetRow:
+    """A line of text with pictures below it.
+
+    Attributes:
+        text: The line.
+        pictures: One for each column, of the size that ``cell_size`` gives; ``None`` where there is none.
+    """
+
+    text: str
+    pictures: Sequence[Pixels | None]
+
+
 def contact_sheet(panels: Sequence[Panel], path: Path, classes: Sequence[str] = ()) -> Path:
     """Write the panels as one PNG, best read beside a table of numbers.
 
@@ -199,34 +147,57 @@ def contact_sheet(panels: Sequence[Panel], path: Path, classes: Sequence[str] = 
     Returns:
         ``path``.
     """
-    legend = _legend_lines(panels, classes) if classes else []
-    height = GAP + LINE + len(panels) * (LINE + CELL_HEIGHT + GAP) + len(legend) * LINE + (GAP if legend else 0)
-    sheet = Image.new("RGB", (_sheet_width(panels), height), _PAPER)
+    kinds = kinds_of(panels)
+    rows = [SheetRow(_about(panel), [draw(panel, kind, cell_size(panel.image)) for kind in kinds]) for panel in panels]
+    legend = [(value, label_name(value, classes)) for value in labels_of(panels)] if classes else []
+    return write_sheet(path, [CAPTIONS[kind] for kind in kinds], rows, legend)
+
+
+def write_sheet(
+    path: Path, captions: Sequence[str], rows: Sequence[SheetRow], legend: Sequence[tuple[int, str]] = ()
+) -> Path:
+    """Write rows of pictures as one PNG.
+
+    Args:
+        path: The file, written whole or not at all.
+        captions: Of the columns.
+        rows: From top to bottom.
+        legend: Mask values and their names, to stand below.
+
+    Returns:
+        ``path``.
+    """
+    width = GAP + max(1, len(captions)) * (CELL_WIDTH + GAP)
+    lines = _legend_lines(legend, width - 2 * GAP)
+    height = GAP + LINE + len(rows) * (LINE + CELL_HEIGHT + GAP) + len(lines) * LINE + (GAP if lines else 0)
+    sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    for column, kind in enumerate(kinds_of(panels)):
-        _write(pen, GAP + column * (CELL_WIDTH + GAP), GAP, CAPTIONS[kind], CELL_WIDTH)
-    for row, panel in enumerate(panels):
-        _draw_row(sheet, panel, kinds_of(panels), top=GAP + LINE + row * (LINE + CELL_HEIGHT + GAP))
-    _draw_legend(sheet, legend)
+    for column, caption in enumerate(captions):
+        _write(pen, GAP + column * (CELL_WIDTH + GAP), GAP, caption, CELL_WIDTH)
+    for number, row in enumerate(rows):
+        _draw_row(sheet, row, top=GAP + LINE + number * (LINE + CELL_HEIGHT + GAP))
+    _draw_legend(sheet, lines)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
     return path
 
 
-def _sheet_width(panels: Sequence[Panel]) -> int:
-    return GAP + max(1, len(kinds_of(panels))) * (CELL_WIDTH + GAP)
+def cell_size(image: Pixels) -> tuple[int, int]:
+    """Height and width of an image (H, W, 3) in a cell of the sheet."""
+    own = image.shape[:2]
+    return _scaled(own, min(CELL_HEIGHT / own[0], CELL_WIDTH / own[1]))
 
 
-def _draw_row(sheet: Image.Image, panel: Panel, kinds: Sequence[str], top: int) -> None:
-    own = panel.image.shape[:2]
-    size = _scaled(own, min(CELL_HEIGHT / own[0], CELL_WIDTH / own[1]))
+def _about(panel: Panel) -> str:
+    return " · ".join([f"{panel.metric} {percent(panel.score)}", panel.id, ", ".join(panel.classes) or "no tags"])
+
+
+def _draw_row(sheet: Image.Image, row: SheetRow, top: int) -> None:
     pen = ImageDraw.Draw(sheet)
-    text = " · ".join([f"mIoU {percent(panel.score)}", panel.id, ", ".join(panel.classes) or "no tags"])
-    _write(pen, GAP, top, text, sheet.width - 2 * GAP)
-    for column, kind in enumerate(kinds):
+    _write(pen, GAP, top, row.text, sheet.width - 2 * GAP)
+    for column, pixels in enumerate(row.pictures):
         left, below = GAP + column * (CELL_WIDTH + GAP), top + LINE
-        pixels = draw(panel, kind, size)
         if pixels is None:
             pen.rectangle((left, below, left + CELL_WIDTH - 1, below + CELL_HEIGHT - 1), fill=_FAINT)
             _write(pen, left + GAP, below + GAP, "none", CELL_WIDTH - 2 * GAP)
@@ -234,18 +205,17 @@ def _draw_row(sheet: Image.Image, panel: Panel, kinds: Sequence[str], top: int) 
         sheet.paste(Image.fromarray(pixels), (left, below))
 
 
-def _legend_lines(panels: Sequence[Panel], classes: Sequence[str]) -> list[list[tuple[int, str]]]:
-    """Mask values and names, broken into lines as wide as the sheet."""
+def _legend_lines(legend: Sequence[tuple[int, str]], width: int) -> list[list[tuple[int, str]]]:
+    """Mask values and names, broken into lines of at most this width."""
     lines: list[list[tuple[int, str]]] = []
     room = 0
-    for value in labels_of(panels):
-        name = label_name(value, classes)
-        width = min(_CHIP + round(_font().getlength(_clean(name))) + _CHIP, _sheet_width(panels) - 2 * GAP)
-        if width > room:
+    for value, name in legend:
+        needed = min(_CHIP + round(text_font(_TEXT_SIZE).getlength(_clean(name))) + _CHIP, width)
+        if needed > room:
             lines.append([])
-            room = _sheet_width(panels) - 2 * GAP
+            room = width
         lines[-1].append((value, name))
-        room -= width
+        room -= needed
     return lines
 
 
@@ -261,7 +231,7 @@ def _draw_legend(sheet: Image.Image, lines: Sequence[Sequence[tuple[int, str]]])
 
 def _write(pen: ImageDraw.ImageDraw, left: int, top: int, text: str, room: int) -> int:
     """Draw a line of text, cut with an ellipsis where the room ends; returns its width."""
-    font, line = _font(), _clean(text)
+    font, line = text_font(_TEXT_SIZE), _clean(text)
     if pen.textlength(line, font=font) > room:
         while line and pen.textlength(line + "...", font=font) > room:
             line = line[:-1]
@@ -273,10 +243,6 @@ def _write(pen: ImageDraw.ImageDraw, left: int, top: int, text: str, room: int) 
 def percent(fraction: float | None) -> str:
     """``0.4351`` as ``43.5 %``; what is absent as ``n/a``."""
     return "n/a" if fraction is None or not isfinite(fraction) else f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_TEXT_SIZE)
 
 
 def _clean(text: str) -> str:
@@ -309,18 +275,3 @@ def css_colour(colour: Iterable[int]) -> str:
 def _scaled(size: tuple[int, ...], scale: float) -> tuple[int, int]:
     """Height and width of a picture at another scale, never below one pixel."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _grey(image: Pixels) -> NDArray[np.float64]:
-    """(H, W, 1) luma."""
-    return np.asarray(image @ np.array([0.299, 0.587, 0.114]))[..., None]
-
-
-def _hatch(height: int, width: int) -> NDArray[np.float64]:
-    """(H, W): how white each pixel of a field of diagonal lines is."""
-    line = np.add.outer(np.arange(height), np.arange(width)) % _HATCH_PERIOD < _HATCH_WIDTH
-    return np.where(line, _HATCH_OPACITY[1], _HATCH_OPACITY[0])
-
-
-def _to_pixels(colours: NDArray[np.float64]) -> Pixels:
-    return np.clip(colours.round(), 0, 255).astype(np.uint8)

@@ -4,6 +4,7 @@ No script, font or picture comes from elsewhere, and the page forbids itself to 
 the protocol that made it.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose, isfinite
@@ -18,10 +19,12 @@ from markupsafe import Markup
 from weakseg.data.files import write_text
 from weakseg.metrics.boundary import BoundaryRule
 from weakseg.metrics.protocol import RATIO
-from weakseg.report import charts, pictures
-from weakseg.report.pictures import CAPTIONS, Panel, percent, printable
+from weakseg.report import charts, overlays, pictures
+from weakseg.report.gallery import split_of
+from weakseg.report.pictures import Panel, percent, printable
 
 STAGES = {
+    "boxes": "Boxes",
     "seed": "Seeds",
     "mask": "Pseudo-masks",
     "second": "Second pseudo-masks",
@@ -37,7 +40,7 @@ FLAGS = {
     "threshold_swept": "Threshold swept",
 }
 NOT_RECORDED = "not recorded"
-IOU, AP = ("miou", "mIoU"), ("ap", "AP")
+IOU, AP, ACCURACY = ("miou", "mIoU"), ("ap", "AP"), ("box_accuracy", "boxes right")
 _OF_EVERY_ENTRY = frozenset(
     {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency", "boundary"}
 )
@@ -55,6 +58,7 @@ class ReportData:
         curve: (threshold, mIoU of the seeds).
         seed_threshold: The threshold that was used.
         filling: For masks such as ``mask@train``: by class the share of each box that its class fills.
+        lessons: A PNG of what the network taught itself in its last epoch, if it was drawn.
         stages: (split, best panels, worst panels).
         timings: The object of ``timings.json``, a key per stage.
         environment: Versions and device.
@@ -68,6 +72,7 @@ class ReportData:
     curve: list[tuple[float, float]] = field(default_factory=list)
     seed_threshold: float | None = None
     filling: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    lessons: bytes | None = None
     stages: list[tuple[str, list[Panel], list[Panel]]] = field(default_factory=list)
     timings: dict[str, dict[str, Any]] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -103,9 +108,10 @@ def render(data: ReportData) -> str:
         has_bars=any(entry.get("per_class") for entry in data.metrics.values()),
         threshold=_threshold(data),
         fillings=[_filling(key, rates, data) for key, rates in data.filling.items() if any(rates.values())],
-        splits=[_split(*stage, data.classes) for stage in data.stages if stage[1] or stage[2]],
+        splits=[split_of(*stage, data.classes) for stage in data.stages if stage[1] or stage[2]],
+        lessons=None if data.lessons is None else base64.b64encode(data.lessons).decode("ascii"),
         times=_times(data.timings),
-        heat=[pictures.css_colour(colour) for colour in pictures.heat_colours(np.linspace(0, 1, 9))],
+        heat=[pictures.css_colour(colour) for colour in overlays.heat_colours(np.linspace(0, 1, 9))],
     )
     return printable(page)
 
@@ -137,7 +143,7 @@ class Bar:
 
 def _protocol(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> Protocol:
     stage, _, split = key.partition("@")
-    headline, metric = AP if AP[0] in entry else IOU
+    headline, metric = next((one for one in (AP, ACCURACY) if one[0] in entry), IOU)
     return Protocol(
         key=key,
         name=f"{STAGES[stage]} on {split}" if stage in STAGES and split else key,
@@ -175,7 +181,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("Saliency maps", words(entry["saliency"]))] if entry.get("saliency") else []),
         *([("Boundaries", BoundaryRule(**entry["boundary"]).words())] if entry.get("boundary") else []),
         ("Images", _recorded(entry, "images")),
-        ("Classes in the mean", _counted(entry)),
+        *([] if ACCURACY[0] in entry else [("Classes in the mean", _counted(entry))]),
         ("Backbone", _recorded(entry, "backbone")),
         ("Initial weights", _recorded(entry, "weights")),
     ]
@@ -265,67 +271,6 @@ def _filling(key: str, rates: Mapping[str, Sequence[float]], data: ReportData) -
         summary=_summary(data.metrics.get(key, {})),
         drawn=charts.violins(rates),
         rows=[(name, str(len(its)), percent(median(its) if its else None)) for name, its in rates.items()],
-    )
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An ``img`` with its caption; no source where the run made none."""
-
-    caption: str
-    source: str | None
-    size: tuple[int, int]
-    alternative: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """A panel, ready to print."""
-
-    id: str
-    score: str
-    classes: tuple[str, ...]
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The best and the worst images of a split."""
-
-    name: str
-    groups: list[tuple[str, list[Row]]]
-    columns: int
-    legend: list[tuple[str, str | None]]
-    has_maps: bool
-
-
-def _split(name: str, best: Sequence[Panel], worst: Sequence[Panel], classes: Sequence[str]) -> Split:
-    panels = [*best, *worst]
-    kinds = pictures.kinds_of(panels)
-    groups = [(title, [_row(panel, kinds) for panel in group]) for title, group in (("Best", best), ("Worst", worst))]
-    return Split(
-        name=name,
-        groups=[(title, rows) for title, rows in groups if rows],
-        columns=len(kinds),
-        legend=[
-            (pictures.label_name(value, classes), pictures.label_colour(value)) for value in pictures.labels_of(panels)
-        ],
-        has_maps="map" in kinds,
-    )
-
-
-def _row(panel: Panel, kinds: Sequence[str]) -> Row:
-    return Row(panel.id, percent(panel.score), panel.classes, [_picture(panel, kind) for kind in kinds])
-
-
-def _picture(panel: Panel, kind: str) -> Picture:
-    pixels = pictures.draw(panel, kind)
-    if pixels is None:
-        return Picture(CAPTIONS[kind], None, (0, 0), "")
-    shown = f" ({', '.join(panel.classes)})" if panel.classes else ""
-    size = (pixels.shape[1], pixels.shape[0])
-    return Picture(
-        CAPTIONS[kind], pictures.data_uri(pixels), size, f"{CAPTIONS[kind].capitalize()} of {panel.id}{shown}"
     )
 
 
