@@ -112,6 +112,17 @@ def settings(**more):
     return Training(epochs=10, **more)
 
 
+@pytest.mark.parametrize(("batchnorm", "batches"), [("train", 3 * STEPS), ("statistics", 0)])
+def test_a_network_is_trained_in_training_mode(images, checkpoint, batchnorm, batches):
+    model = CAM(Backbone("test_resnet", weights="none", output_stride=16, batchnorm=batchnorm), 2, dropout=0.5).eval()
+    modes = []
+    model.dropout.register_forward_hook(lambda layer, *_: modes.append(layer.training))
+    trained(model, images, checkpoint)
+    assert modes == [True] * 3 * STEPS
+    counted = {layer.num_batches_tracked.item() for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert counted == {batches}
+
+
 @pytest.mark.parametrize("step", [0, 1, 13, 39])
 def test_schedules(step):
     total = 10 * 4

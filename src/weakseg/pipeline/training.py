@@ -96,6 +96,7 @@ def train(
         generator=torch.Generator(),  # its own: it draws at a moment that differs between a fresh and a resumed epoch
     )
     steps = len(sampler) // device.count // settings.batch
+    model.train()  # Lightning keeps the mode, and networks are looked at in evaluation mode while they are built
     with _quiet(), reporter.track(label, total=settings.epochs * steps * settings.batch * device.count) as bar:
         module = _Module(model, dataset, sampler, settings, seed, steps, bar, checkpoint, after_epoch)
         trainer = pl.Trainer(
