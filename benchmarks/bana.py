@@ -109,6 +109,7 @@ def labelled(way: Way, arguments: argparse.Namespace) -> Iterator[Row]:
                 "compared": found[protocol].get("compared"),
                 "filling_rate": found[protocol].get("filling_rate"),
                 "cam_precision": found.get("seed@train", {}).get("cam_precision"),
+                "box_accuracy": found.get("boxes@val", {}).get("box_accuracy"),
                 **{f"seconds_{name}": seconds.get(name, {}).get("seconds") for name in ("localizer", "maps", "masks")},
             }
 

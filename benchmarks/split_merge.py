@@ -10,7 +10,7 @@ Trains the localiser of a recipe for every weight of the discrepancy, with and w
 - how alike the maps of A and B are; soft precision, recall and overlap of each classifier's map and of their unions, on
   the images of val (one view, at image size; for each class the mean over the images that show it, then the mean over
   classes; true tags),
-- the mIoU of pseudo-masks of the training images, with saliency in the background and a dense CRF.
+- the mIoU of pseudo-masks of the training images, by the refiners of the recipe.
 
 Writes one row for each number to results/split_merge.csv, prints the means over seeds and whether the paper's trends
 hold, and ends with status 1 if one does not.
@@ -49,9 +49,8 @@ from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import Recipe, load_recipe
 from weakseg.pipeline.shipped import recipe_path
 from weakseg.pipeline.training import train
-from weakseg.refine.crf import CRFRefiner
 from weakseg.refine.masks import pseudo_mask
-from weakseg.refine.saliency import SaliencyPowerBackground
+from weakseg.refine.registry import refiner_class
 
 ONE_VIEW = Views(scales=(1.0,), flip=False, stride=1)
 UNIONS = ("a", "b", "c", "ab", "abc")
@@ -143,9 +142,9 @@ def soft_rows(method: SplitMerge, dataset: Dataset) -> Iterator[tuple[str, str, 
             yield names, measure, value
 
 
-def mask_miou(method: SplitMerge, dataset: Dataset, params: str, limit: int | None) -> float:
-    """Mean IoU of pseudo-masks: saliency in the background, dense CRF (Table 4)."""
-    background, crf = SaliencyPowerBackground(alpha=2.0), CRFRefiner(params=params)
+def mask_miou(method: SplitMerge, dataset: Dataset, recipe: Recipe, limit: int | None) -> float:
+    """Mean IoU of pseudo-masks by the recipe's refiners: saliency in the background, dense CRF (Table 4)."""
+    refiners = [refiner_class(step.name)(**step.options) for step in recipe.refine]
     matrix = ConfusionMatrix(len(dataset.classes) + 1)
     for image_id in dataset.ids[:limit]:
         sample = dataset.sample(image_id)
@@ -153,8 +152,9 @@ def mask_miou(method: SplitMerge, dataset: Dataset, params: str, limit: int | No
             continue
         saliency: Tensor | None = None if sample.saliency is None else sample.saliency[0]
         maps = replace(localised(method, dataset, image_id)[MASKS_OF], saliency=saliency)
-        refined = crf.refine(sample.image, background.refine(sample.image, maps))
-        matrix.update(pseudo_mask(refined), sample.mask)
+        for refiner in refiners:
+            maps = refiner.refine(sample.image, maps)
+        matrix.update(pseudo_mask(maps), sample.mask)
     return matrix.miou()
 
 
@@ -169,7 +169,8 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
                 for maps, measure, value in soft_rows(method, val_set):
                     yield {**about, "maps": maps, "measure": measure, "value": round(value, 5)}
                 if intersection:
-                    miou = mask_miou(method, train_set, arguments.crf, arguments.limit)
+                    recipe = recipe_for(arguments, seed, beta, intersection)
+                    miou = mask_miou(method, train_set, recipe, arguments.limit)
                     yield {**about, "maps": MASKS_OF, "measure": "mask_miou", "value": round(miou, 5)}
 
 
@@ -238,7 +239,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--recipe", default="mini/split-merge")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--betas", type=float, nargs="+", default=list(BETAS))
-    parser.add_argument("--crf", default="D", help="parameter set of the dense CRF")
     parser.add_argument("--limit", type=int, help="pseudo-masks of the first so many training images only")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the recipe")
     parser.add_argument("--weights", type=Path, help="folder that keeps trained localisers and is asked for them")
