@@ -1,7 +1,7 @@
 """Tables 1 to 3 of EPS in miniature: what saliency does to maps, outlines, and what only comes with an object.
 
     python -m benchmarks.eps --data PATH_OF_MSRC_MINI --predefined 4 10 --confusion boat:water
-    python -m benchmarks.eps --data runs/demo/scenes --cam demo --eps scenes/eps --selection naive \
+    python -m benchmarks.eps --data runs/demo/scenes --cam demo --eps scenes/eps --predefined 7 \
         --confusion train:rails boat:water --output results/eps-scenes.csv
 
 Trains CAM, EPS with each of its selections, and EPS with saliency from the built-in provider, each by its recipe and up
