@@ -8,6 +8,7 @@ its area, the weight that plain averages give. Also for the network before its t
 """
 
 import argparse
+import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row
 from weakseg.data.dataset import Dataset
+from weakseg.data.sample import IGNORE
 from weakseg.methods.bana import BANA, background_attention, background_queries, definite_background
 from weakseg.networks.weights import load_weights
 from weakseg.ops.maps import resize_like
@@ -25,8 +27,6 @@ from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import as_batch
 from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import load_recipe
-
-IGNORE = 255
 
 
 @torch.no_grad()
@@ -56,6 +56,8 @@ def measured(method: BANA, dataset: Dataset) -> Row:
             share = (weight[objects].sum() / weight[both].sum()).item()
             area = (objects.sum() / both.sum()).item()
             rows.append((found[background].mean().item(), found[objects].mean().item(), share, area))
+    if not rows:
+        sys.exit("no image has background in its boxes and objects")
     names = ("A on background", "A on objects", "objects' share of the weight", "objects' share of boxes")
     return {name: round(fmean(values), 3) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 

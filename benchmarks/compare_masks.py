@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.sheet import sheet
-from weakseg.data.catalog import open_dataset
 from weakseg.data.images import read_mask
+from weakseg.pipeline import build
 from weakseg.pipeline.recipe import load_recipe
-from weakseg.report.pictures import overlay_mask
+from weakseg.report.overlays import overlay_mask
 
 Titled = tuple[str, Image.Image]
 
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = {name: Path(folder) for name, _, folder in (run.partition("=") for run in arguments.runs)}
     data = load_recipe(next(iter(runs.values())) / "recipe.yaml").data
-    dataset = open_dataset(data.kind, data.root, data.train)
+    dataset = build.dataset(data, data.train)
     rows = []
     for image_id in arguments.images:
         sample = dataset.sample(image_id)

@@ -12,7 +12,7 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
     """Rows of titled pictures in columns of equal width."""
     width = max(tile.width for one in rows for _, tile in one) + GAP
     heights = [max(tile.height for _, tile in one) + GAP + LINE for one in rows]
-    canvas = Image.new("RGB", (width * len(rows[0]) + GAP, sum(heights) + GAP), "white")
+    canvas = Image.new("RGB", (width * max(map(len, rows)) + GAP, sum(heights) + GAP), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(TEXT)
     for one, top in zip(rows, accumulate(heights, initial=GAP), strict=False):
         for across, (title, tile) in enumerate(one):

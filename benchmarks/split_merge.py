@@ -41,7 +41,7 @@ from weakseg.methods.method import Views
 from weakseg.methods.split_merge import SplitMerge, union
 from weakseg.metrics import ConfusionMatrix
 from weakseg.metrics.localization import SoftLocalization, map_similarity
-from weakseg.networks.weights import load_weights, save_weights
+from weakseg.networks.weights import load_weights, read_about, save_weights
 from weakseg.pipeline import build
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.inference import as_batch
@@ -77,12 +77,21 @@ def localiser(
     recipe = recipe_for(arguments, seed, beta, intersection)
     if arguments.weights is None:
         return trained(recipe, dataset)
-    kept = arguments.weights / weights_name(seed, beta, intersection=intersection)
-    if not kept.exists():
+    path = arguments.weights / weights_name(seed, beta, intersection=intersection)
+    if not path.exists():
         arguments.weights.mkdir(parents=True, exist_ok=True)
-        save_weights(trained(recipe, dataset), kept, {})
+        save_weights(trained(recipe, dataset), path, {"localize": recipe.localize.model_dump_json()})
+    return kept(arguments, seed, beta, intersection, dataset)
+
+
+def kept(arguments: argparse.Namespace, seed: int, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
+    """The localiser that ``--weights`` has kept; it has to be of the same recipe."""
+    recipe = recipe_for(arguments, seed, beta, intersection)
+    path = arguments.weights / weights_name(seed, beta, intersection=intersection)
+    if not path.exists() or read_about(path).get("localize") != recipe.localize.model_dump_json():
+        sys.exit(f"{path}: is not there, or was trained otherwise. Name another folder with --weights")
     method = untrained(recipe, dataset)
-    load_weights(method, kept)
+    load_weights(method, path)
     return method.eval()
 
 

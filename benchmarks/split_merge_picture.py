@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks.sheet import sheet
-from benchmarks.split_merge import localised, localiser
+from benchmarks.split_merge import kept, localised
 from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
 from weakseg.methods.split_merge import SplitMerge
@@ -51,9 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset("auto", arguments.data, "val")
-    methods = {f"beta {beta:g}": localiser(arguments, arguments.seed, beta, True, dataset) for beta in arguments.betas}
+    methods = {f"beta {beta:g}": kept(arguments, arguments.seed, beta, True, dataset) for beta in arguments.betas}
     highest = max(arguments.betas)
-    methods[f"beta {highest:g}, no intersection"] = localiser(arguments, arguments.seed, highest, False, dataset)
+    methods[f"beta {highest:g}, no intersection"] = kept(arguments, arguments.seed, highest, False, dataset)
     rows = [
         row(method, dataset, image_id, title)
         for image_id in arguments.images or dataset.ids[:4]

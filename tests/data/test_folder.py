@@ -248,6 +248,7 @@ def test_catalog(tmp_path):
     assert isinstance(open_dataset("auto", root, "train"), FolderDataset)
     assert open_dataset("folder", str(root), classes=["dog", "cat"]).classes.names == ("dog", "cat")
     refusal(lambda: open_dataset("auto", tmp_path / "none", "train"), tmp_path / "none", "no such folder")
+    refusal(lambda: FolderDataset(tmp_path / "none"), tmp_path / "none", "no such folder")
     scenes = tmp_path / "runs/demo/scenes"
     refusal(lambda: open_dataset("auto", scenes, "train"), scenes, "no such folder", "'weakseg demo'")
     refusal(lambda: open_dataset("auto", root / "tags.csv", "train"), root / "tags.csv", "is a file")

@@ -9,7 +9,9 @@ from weakseg.data.audit import audit
 from weakseg.data.catalog import open_dataset
 from weakseg.data.findings import Severity
 from weakseg.data.folder import FolderDataset
+from weakseg.data.layout import find_layout
 from weakseg.data.sample import WeakLabel
+from weakseg.data.yolo_yaml import read_yaml
 from weakseg.errors import UserError
 
 SPLITS = {"train": "ab", "val": "c"}
@@ -154,6 +156,55 @@ def test_folders_of_another_kind_are_no_splits(tmp_path):
     put_text(tmp_path / "data.yaml", NAMES)
     assert FolderDataset(tmp_path).ids == ("cats/a", "dogs/b")
     refusal(lambda: FolderDataset(tmp_path, "val"), "no split 'val'", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "split"),
+    [
+        (("train", "boat", "cat"), "", False),
+        (("train", "boat", "cat"), "train: images/train\n", True),
+        (("train", "test2017", "more"), "", True),
+        (("train2014", "train2017"), "", True),
+        (("train", "2017", "val"), "", True),
+    ],
+)
+def test_a_class_called_train_is_no_split(tmp_path, names, said, split):
+    for name in names:
+        boxed(tmp_path / f"images/{name}/a.jpg", tmp_path / f"labels/{name}/a.txt")
+    put_text(tmp_path / "data.yaml", NAMES + said)
+    found = find_layout(tmp_path, read_yaml(tmp_path)).splits
+    assert set(names) <= set(found) if split else not found
+    assert "" not in found
+    assert split or FolderDataset(tmp_path).ids == ("boat/a", "cat/a", "train/a")
+
+
+@pytest.mark.parametrize("odd", ["train: {a: b}\n", "train: [\n", "path: 7\ntrain: x\n"])
+def test_an_odd_yaml_does_no_harm_where_tables_tell_splits(tmp_path, odd):
+    put_image(tmp_path / "images/a.jpg")
+    put_text(tmp_path / "data.yaml", odd)
+    put_text(tmp_path / "tags.csv", "image,tags\na,cat\n")
+    refusal(lambda: FolderDataset(tmp_path), "data.yaml, line ")
+    put_text(tmp_path / "splits/val.txt", "a\n")
+    assert FolderDataset(tmp_path, "val").ids == ("a",)
+    (tmp_path / "splits/val.txt").unlink()
+    (tmp_path / "splits").rmdir()
+    put_text(tmp_path / "tags.csv", "image,tags,split\na,cat,val\n")
+    assert FolderDataset(tmp_path, "val").ids == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("tree", "places"), [(inside, ("labels/train", "labels/val")), (around, ("train/labels", "valid"))]
+)
+def test_lists_of_classes_among_labels(tmp_path, tree, places):
+    root = tree(tmp_path, content="")
+    for place in places:
+        put_text(root / place / "classes.txt", "cat\ndog\n")
+    assert FolderDataset(root).tag_names("train/a") == ("cat",)
+    assert findings(root) == []
+    put_text(root / places[1] / "classes.txt", "dog\ncat\n")
+    refusal(lambda: FolderDataset(root), root / places[1] / "classes.txt", "another order")
+    put_text(root / "labels/classes.txt", "dog\ncat\n")
+    assert FolderDataset(root).tag_names("train/a") == ("dog",)
 
 
 def test_a_split_that_is_not_there(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from tests.metrics.test_coco_ap import found, rectangle
 from tests.metrics.test_coco_ap import truth as true
-from weakseg.metrics.overlap import image_overlap, pairs, pairwise_iou
+from weakseg.metrics.overlap import image_overlap, paired, pairs, pairwise_iou
 
 
 def test_values_by_hand():
@@ -27,6 +27,21 @@ def test_crowds_count_neither_for_nor_against():
     assert image_overlap(found((0, 1.0, square)), both) == 1
     assert image_overlap(found((0, 1.0, square), (0, 1.0, rectangle(11, 1, 15, 5))), both) == 1
     assert image_overlap(found((0, 1.0, square), (1, 1.0, rectangle(11, 1, 15, 5))), both) == pytest.approx(2 / 3)
+
+
+def test_an_object_within_a_crowd_that_is_found_counts():
+    square, beside, crowd = rectangle(2, 2, 6, 6), rectangle(8, 2, 12, 6), rectangle(0, 0, 20, 12)
+    both = true((0, crowd, True), (0, square))
+    assert image_overlap(found((0, 1.0, square)), both) == 1
+    assert image_overlap(found((0, 1.0, beside), (0, 1.0, square)), both) == 1
+    assert image_overlap(found((0, 1.0, beside)), both) == 0
+
+
+def test_crowds_and_what_is_not_sure_have_no_partner():
+    square, crowd = rectangle(2, 2, 6, 6), rectangle(0, 0, 20, 12)
+    seen = found((0, 0.4, square), (0, 1.0, crowd), (0, 0.9, rectangle(2, 2, 6, 4)))
+    assert paired(seen, true((0, crowd, True), (0, square))) == [(2, 1, 0.5)]
+    assert paired(found(), true((0, square))) == paired(seen, true()) == []
 
 
 def test_pairs_are_the_best_where_no_overlap_is_contested():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.data.trees import coco_tree
-from tests.pipeline.test_boxes import plain
+from tests.pipeline.test_boxes import bana, plain
 from weakseg.data.coco import CocoDataset
 from weakseg.data.images import read_mask
 from weakseg.pipeline.run import run
@@ -26,3 +26,16 @@ def test_masks_are_unsure_in_a_crowd_where_no_box_is(tmp_path, refine):
     assert (mask[boxes] != 255).all()
     assert (read_mask(folder / "masks/b.png") != 255).all()
     assert CocoDataset(root).boxes("a")[0].name == "cat"
+
+
+@pytest.mark.parametrize("chain", [{"refine": ["crf"], "second": []}, {}], ids=["no refiner for boxes", "two masks"])
+def test_masks_of_a_method_for_boxes_are_unsure_in_a_crowd(tmp_path, chain):
+    root, folder = coco_tree(tmp_path / "data"), tmp_path / "run"
+    data = {"root": str(root), "val": None, "allow_untagged": True}
+    settings = bana(root, folder, data=data, segment="none", **chain)
+    settings["localize"]["train"] = {**settings["localize"]["train"], "batch": 2}
+    run(settings, until="refine")
+    for mask in (read_mask(path) for path in folder.glob("*/a.png")):
+        assert (mask[:, 34:] == 255).all()
+        assert (mask[4:34, 4:34] != 255).all()
+    assert len(list(folder.glob("*/a.png"))) == (1 if chain else 2)

@@ -412,6 +412,19 @@ def test_results_name_options_that_are_not_the_usual_ones(root):
     assert stage.provenance(open_dataset("auto", root, "train"), saliency_source("folder", {})) == "folder:saliency"
 
 
+@pytest.mark.parametrize(
+    ("path", "image_id", "name"),
+    [
+        ("train/saliency/a.png", "train/a", "saliency"),
+        ("saliency/train/a.png", "train/a", "saliency"),
+        ("SaliencyMaps/a.b.png", "a.b", "SaliencyMaps"),
+    ],
+)
+def test_results_name_the_folder_of_maps_in_every_layout(tmp_path, path, image_id, name):
+    dataset = SimpleNamespace(ids=(image_id,), paths=lambda _: {"saliency": tmp_path / path})
+    assert stage.provenance(dataset, saliency_source("folder", {})) == f"folder:{name}"
+
+
 # --- without a recipe ----------------------------------------------------------------------------------------------
 
 

@@ -7,12 +7,9 @@ from typing import Any
 from weakseg.data.coco import CocoDataset, looks_like_coco
 from weakseg.data.dataset import Dataset
 from weakseg.data.folder import FolderDataset
+from weakseg.data.layout import check_root
 from weakseg.data.voc import VOCDataset
-from weakseg.errors import UserError
 from weakseg.registry import find
-
-SCENES = "scenes"
-"""Name of the folder into which the demo draws its own."""
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"folder": FolderDataset, "voc": VOCDataset, "coco": CocoDataset}
 
@@ -30,10 +27,7 @@ def open_dataset(kind: str, root: str | Path, split: str | None = None, **option
         UserError: If there is no such kind, folder or split.
     """
     root = Path(root)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.is_file() else "there is no such folder"
-        drawn = "; the demo's scenes are drawn by 'weakseg demo'" if root.name == SCENES else ""
-        raise UserError(what, where=root, remedy=f"Set data.root to the folder of your data set{drawn}")
+    check_root(root)
     name = recognise(root) if kind == "auto" else kind
     return find(name, DATASETS, "kind of data set", "datasets")(root, split, **options)
 

@@ -151,8 +151,9 @@ class Dataset(ABC):
         if mask is not None and mask.shape != image.shape[1:]:
             raise size_error(paths["mask"], mask.shape, image.shape)
         saliency = read_usable(paths["saliency"], (image.shape[1], image.shape[2])) if "saliency" in paths else None
-        boxes, box_classes = self._box_tensors(image_id, image.shape[1], image.shape[2])
-        unsure = self.unsure_boxes(image_id)
+        annotation = self.annotation(image_id)
+        boxes, box_classes = self._box_tensors(annotation, image_id, image.shape[1], image.shape[2])
+        unsure = _unsure(annotation)
         return Sample(image_id, image, self._tag_vector(image_id), boxes, box_classes, saliency, mask, unsure=unsure)
 
     def has(self, kind: WeakLabel) -> bool:
@@ -250,25 +251,31 @@ class Dataset(ABC):
         Raises:
             UserError: If the annotation cannot be read, or a class is unknown.
         """
-        boxes, classes = self._box_tensors(image_id, *image_size(self.paths(image_id)["image"]))
+        size = image_size(self.paths(image_id)["image"])
+        boxes, classes = self._box_tensors(self.annotation(image_id), image_id, *size)
         return None if boxes is None or classes is None else (boxes, classes)
 
     def unsure_boxes(self, image_id: str) -> Tensor | None:
         """(m, 4) float32 boxes of crowds, in which nothing is known to be background; ``None`` if there is none."""
-        annotation = self.annotation(image_id)
-        if annotation is None or not annotation.unsure:
-            return None
-        return torch.tensor([box.corners for box in annotation.unsure], dtype=torch.float32)
+        return _unsure(self.annotation(image_id))
 
-    def _box_tensors(self, image_id: str, height: int, width: int) -> tuple[Tensor | None, Tensor | None]:
-        boxes = self.boxes(image_id)
-        if boxes is None:
+    def _box_tensors(
+        self, annotation: Annotation | None, image_id: str, height: int, width: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if annotation is None:
             return None, None
+        boxes = annotation.checked().boxes
         classes = self._class_indices((box.name for box in boxes), self.paths(image_id)["annotation"])
         corners = torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4)
         corners = corners.clamp(torch.zeros(4), torch.tensor([width, height] * 2).float())
         kept = covering(corners, (height, width))
         return corners[kept], torch.tensor(classes, dtype=torch.int64)[kept]
+
+
+def _unsure(annotation: Annotation | None) -> Tensor | None:
+    if annotation is None or not annotation.unsure:
+        return None
+    return torch.tensor([box.corners for box in annotation.unsure], dtype=torch.float32)
 
 
 def covering(corners: Tensor, size: tuple[int, int]) -> Tensor:

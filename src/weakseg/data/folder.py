@@ -22,7 +22,7 @@ from weakseg.data.box_sources import box_findings, find_boxes
 from weakseg.data.classes import ClassList
 from weakseg.data.dataset import Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
-from weakseg.data.layout import find_layout
+from weakseg.data.layout import Layout, check_root, find_layout
 from weakseg.data.tables import EXAMPLE, TagRow, read_classes, read_context_classes, read_ids, read_tags
 from weakseg.data.yolo_yaml import read_yaml
 from weakseg.errors import UserError
@@ -40,18 +40,20 @@ class FolderDataset(Dataset):
         classes: Names of the classes, instead of ``classes.txt`` or the tags that occur.
 
     Raises:
-        UserError: If the folder has no images, no table and no other way to know the classes, no such split, or boxes
-            in two places.
+        UserError: If there is no such folder, or it has no images, no table and no other way to know the classes, no
+            such split, or boxes in two places.
     """
 
     def __init__(self, root: str | Path, split: str | None = None, *, classes: Sequence[str] | None = None) -> None:
         root = Path(root)
         self.root, self.split = root, split or "train"
-        self.layout = find_layout(root, read_yaml(root))
+        check_root(root)
         self.table = root / "tags.csv"
-        self._images = self.layout.images()
         named = _named_classes(root, classes)
         self._rows = read_tags(self.table, named.names if named else ()) if self.table.is_file() else ()
+        self._listed_apart = any(row.split for row in self._rows) or (root / "splits").is_dir()
+        self.layout = self._find_layout()
+        self._images = self.layout.images()
         self.source = find_boxes(root, named.names if named else None, self.layout)
         self.classes = named or self._classes_from_labels()
         self.context_classes = read_context_classes(root / "context_classes.txt")
@@ -125,11 +127,19 @@ class FolderDataset(Dataset):
         if self.source is not None:
             yield from box_findings(self.source, self.ids, self._images)
 
+    def _find_layout(self) -> Layout:
+        """Where images are; a ``data.yaml`` that cannot be understood counts for nothing if tables tell the splits."""
+        try:
+            return find_layout(self.root, read_yaml(self.root))
+        except UserError:
+            if not self._listed_apart:
+                raise
+            return find_layout(self.root, None)
+
     @property
     def _arranged(self) -> bool:
         """Whether folders or ``data.yaml`` tell the splits."""
-        listed = any(row.split for row in self._rows) or (self.root / "splits").is_dir()
-        return bool(self.layout.splits) and not listed
+        return bool(self.layout.splits) and not self._listed_apart
 
     @property
     def _boxes_say(self) -> bool:

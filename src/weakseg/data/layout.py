@@ -8,13 +8,14 @@
     root/data.yaml                                        train, val, test: folders or lists of images, below path
 
 An image's id is its path below root without the part ``images`` and the suffix: ``train/001`` in the second and third.
-Its labels, masks and the rest are beside the folder ``images`` that it is in.
+Its ``labels``, ``masks``, ``saliency`` and ``context`` are beside the folder ``images`` that it is in; all else, like
+XML files in ``annotations``, is in root.
 """
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,11 @@ from weakseg.errors import UserError
 IMAGES, LABELS = "images", "labels"
 LABEL_FOLDERS = ("masks", "saliency", "annotations", LABELS, "context", "splits")
 TRAIN = re.compile(r"train(ing)?(\d{4})?")
+MEASURED = re.compile(r"(val(id(ation)?)?|test)(\d{4})?")
 YEAR = re.compile(r"\d{4}$")
 USUAL = {"training": "train", "valid": "val", "validation": "val"}
+SCENES = "scenes"
+"""Name of the folder into which the demo draws its own."""
 HIDDEN = (".", "__MACOSX")
 Images = Mapping[str, Sequence[Path]]
 
@@ -139,11 +143,24 @@ def find_layout(root: Path, content: DataYaml | None) -> Layout:
         UserError: If the file says it in a form that is not known.
     """
     named = {} if content is None else {split: _places(root, split, content) for split in content.splits}
-    folders, splits = _arranged(root)
-    for place in (place for places in named.values() for place in places if place.path is not None):
+    told = [place for places in named.values() for place in places if place.path is not None]
+    folders, splits = _arranged(root, [place.path for place in told if place.path is not None])
+    for place in told:
         found = _image_folders(root, place)
         folders += [folder for folder in found if not any(folder.is_relative_to(known) for known in folders)]
     return Layout(root, tuple(folders) or (root,), _with_usual({**splits, **named}))
+
+
+def check_root(root: Path) -> None:
+    """See that the folder of a data set is there.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.is_file() else "there is no such folder"
+        drawn = "; the demo's scenes are drawn by 'weakseg demo'" if root.name == SCENES else ""
+        raise UserError(what, where=root, remedy=f"Set data.root to the folder of your data set{drawn}")
 
 
 def within(root: Path, path: Path) -> Path | None:
@@ -152,16 +169,31 @@ def within(root: Path, path: Path) -> Path | None:
     return root / whole.relative_to(start) if whole.is_relative_to(start) else None
 
 
-def _arranged(root: Path) -> tuple[list[Path], dict[str, tuple[Place, ...]]]:
+def _arranged(root: Path, told: Collection[Path]) -> tuple[list[Path], dict[str, tuple[Place, ...]]]:
     """Folders with images and the splits that folders tell: below ``images``, or around it."""
     if (root / IMAGES).is_dir():
         inner = _folders(root / IMAGES)
-        split = any(TRAIN.fullmatch(path.name) and (root / LABELS / path.name).is_dir() for path in inner)
-        return [root / IMAGES], _by_name(inner) if split else {}
+        labelled = [path for path in inner if (root / LABELS / path.name).is_dir()]
+        return [root / IMAGES], _by_name(inner) if _are_splits(inner, labelled, told) else {}
     parts = [path for path in _folders(root) if (path / IMAGES).is_dir()]
-    if any(TRAIN.fullmatch(path.name) and (path / LABELS).is_dir() for path in parts):
+    if _are_splits(parts, [path for path in parts if (path / LABELS).is_dir()], told):
         return [path / IMAGES for path in parts], _by_name(parts)
     return [], {}
+
+
+def _are_splits(folders: Sequence[Path], labelled: Sequence[Path], told: Collection[Path]) -> bool:
+    """Whether folders are those of splits, not of classes of which one is called ``train``.
+
+    Args:
+        folders: All of them.
+        labelled: Those that have labels.
+        told: Folders that ``data.yaml`` names.
+    """
+    if not any(TRAIN.fullmatch(folder.name) for folder in labelled):
+        return False
+    others = [folder for folder in folders if not TRAIN.fullmatch(folder.name)]
+    named = any(folder in told or folder / IMAGES in told for folder in folders)
+    return named or not others or any(MEASURED.fullmatch(folder.name) for folder in others)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -175,7 +207,7 @@ def _by_name(folders: Iterable[Path]) -> dict[str, tuple[Place, ...]]:
 def _with_usual(splits: Mapping[str, tuple[Place, ...]]) -> dict[str, tuple[Place, ...]]:
     """Splits by their usual names, too: ``valid`` is ``val``, the newest of several years is the one without."""
     plain = {name: YEAR.sub("", name) for name in sorted(splits)}
-    return {**{USUAL.get(short, short): splits[name] for name, short in plain.items()}, **splits}
+    return {**{USUAL.get(short, short): splits[name] for name, short in plain.items() if short}, **splits}
 
 
 def _places(root: Path, split: str, content: DataYaml) -> tuple[Place, ...]:

@@ -5,7 +5,7 @@
     root/labels/ID.txt        a line a box: class, centre x, centre y, width, height
     root/train/labels/...     or, where images are arranged by split, beside each folder of images
     root/data.yaml            its entry names is a list of the classes or a mapping of numbers to them
-    root/classes.txt          or labels/classes.txt: instead of data.yaml, one class a line
+    root/classes.txt          or labels/classes.txt: instead of data.yaml, one class a line; else those of the splits
 
 The class is a number from 0, the others are shares of the image's width and height.
 """
@@ -42,7 +42,7 @@ class YoloBoxes(BoxSource):
 
     def __init__(self, root: Path, classes: Sequence[str] | None = None, layout: Layout | None = None) -> None:
         self.layout = layout or Layout(root, (root,), {})
-        self.names, self.names_file = read_names(root, classes)
+        self.names, self.names_file = read_names(root, classes, self.layout.bases)
 
     def file(self, image_id: str) -> Path:
         """The image's text file."""
@@ -97,25 +97,52 @@ class YoloBoxes(BoxSource):
 
 
 def label_files(folder: Path) -> list[Path]:
-    """Files with boxes below ``labels``."""
-    return [path for path in visible(folder, ".txt") if path != folder / CLASSES]
+    """Files with boxes below ``labels``; tools write a list of the classes beside them."""
+    return [path for path in visible(folder, ".txt") if path.name != CLASSES]
 
 
-def read_names(root: Path, classes: Sequence[str] | None = None) -> tuple[tuple[str, ...], Path | str]:
+def read_names(
+    root: Path, classes: Sequence[str] | None = None, bases: Sequence[str] = ("",)
+) -> tuple[tuple[str, ...], Path | str]:
     """Names of the classes by their numbers, and what says so: ``data.yaml``, ``classes.txt`` or the caller.
 
     Here every line of a ``classes.txt`` counts, also a first line ``background``, as with the tools that write it.
 
+    Args:
+        root: The folder.
+        classes: Names that count where there is no list.
+        bases: Folders below root that have ``labels``, see ``Layout.bases``.
+
     Raises:
-        UserError: If there is no list, or it cannot be read.
+        UserError: If there is no list, it cannot be read, or those of two splits differ.
     """
     content = read_yaml(root)
     if content is not None:
         return content.names, content.file
     for file in (root / "labels" / CLASSES, root / CLASSES):
         if file.is_file():
-            return tuple(line.strip() for line in read_text(file).splitlines() if line.strip()), file
+            return _lines(file), file
+    if lists := _lists_of_splits(root, bases):
+        first, *others = lists
+        for file in others:
+            if _lines(file) != _lines(first):
+                remedy = f"Make them the same, or write the list that counts to {root / CLASSES}"
+                raise UserError(f"names other classes than {first}, or in another order", where=file, remedy=remedy)
+        return _lines(first), first
     if classes is None:
         what = "nothing names the classes, of which the files have numbers"
         raise UserError(what, where=root / "labels", remedy="Write a classes.txt, or a data.yaml with their names")
     return tuple(classes), "the classes"
+
+
+def _lists_of_splits(root: Path, bases: Sequence[str]) -> list[Path]:
+    """Each ``classes.txt`` beside or below the ``labels`` of a split."""
+    found: list[Path] = []
+    for base in bases:
+        found += [file for file in visible(root / base / LABELS, CLASSES) if file.name == CLASSES]
+        found += [file for file in (root / base / CLASSES,) if file.is_file()]
+    return found
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())

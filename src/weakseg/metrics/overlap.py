@@ -2,7 +2,8 @@
 
 Average precision is about a whole set, as scores of different images compete in it. Within one image, found and true
 objects of a class are paired, each at most once, the pair that overlaps most first; the sum of the pairs' IoU is set
-against the number of objects on both sides, as in a Dice score.
+against the number of objects on both sides, as in a Dice score. A found object without a partner that lies in a crowd
+counts neither for nor against.
 """
 
 import math
@@ -15,7 +16,7 @@ from weakseg.data.instances import Instances
 from weakseg.data.objects import Objects
 
 SURE = 0.5  # lowest score of objects that count
-IN_CROWD = 0.5  # an object that lies in a crowd of its class by at least this share counts neither for nor against
+IN_CROWD = 0.5  # an object without a partner that lies in a crowd of its class by at least this share is excused
 
 
 def image_overlap(found: Detections | Instances, truth: Objects) -> float:
@@ -23,17 +24,29 @@ def image_overlap(found: Detections | Instances, truth: Objects) -> float:
 
     Args:
         found: Those of a score below one half do not count.
-        truth: Crowds are no objects; what is found in one of its class does not count.
+        truth: Crowds are no objects; what is found in one of its class does not count if it has no partner.
 
     Returns:
         In [0, 1], NaN where there is neither a found nor a true object.
     """
-    sure = (found.scores >= SURE) & ~_in_crowds(found, truth)
-    masks, classes = found.masks[sure], found.classes[sure]
-    known = ~truth.crowd
-    overlaps = pairwise_iou(masks, truth.masks[known]) * (classes[:, None] == truth.classes[known])
-    count = overlaps.shape[0] + overlaps.shape[1]
-    return 2 * sum(float(overlaps[pair]) for pair in pairs(overlaps)) / count if count else math.nan
+    partners = paired(found, truth)
+    counting = (found.scores >= SURE) & ~_in_crowds(found, truth)
+    counting[[one for one, _, _ in partners]] = True
+    count = int(counting.sum()) + int((~truth.crowd).sum())
+    return 2 * sum(iou for _, _, iou in partners) / count if count else math.nan
+
+
+def paired(found: Detections | Instances, truth: Objects) -> list[tuple[int, int, float]]:
+    """Places of found objects, of the true objects that they pair with, and the IoU, the highest first.
+
+    Args:
+        found: Those of a score below one half have no partner.
+        truth: Crowds have no partner.
+    """
+    sure, known = (chosen.nonzero().flatten() for chosen in (found.scores >= SURE, ~truth.crowd))
+    same = found.classes[sure][:, None] == truth.classes[known]
+    overlaps = pairwise_iou(found.masks[sure], truth.masks[known]) * same
+    return [(int(sure[row]), int(known[column]), float(overlaps[row, column])) for row, column in pairs(overlaps)]
 
 
 def pairwise_iou(one: Tensor, other: Tensor) -> Tensor:

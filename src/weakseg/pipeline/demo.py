@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from weakseg.data.catalog import SCENES
+from weakseg.data.layout import SCENES
 from weakseg.data.scenes import write_scenes
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.run import RunResult, run

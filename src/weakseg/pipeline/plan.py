@@ -26,6 +26,8 @@ LAST_STAGES = {
     "report": ("report",),
 }
 """After the last of these a run stops; where there is none, after the masks and what is made of them."""
+TABLES = ("precision.csv", "objects.csv", "filling.csv")
+"""What only some metrics write."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,6 @@ def _telling(experiment: Experiment, work: Work, results: str) -> list[Stage]:
     metrics = fingerprint(results=results, **inputs)
     report = fingerprint(metrics=metrics, recipe=experiment.resolved().model_dump(exclude={"environment"}))
     return [
-        Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate),
+        Stage("metrics", metrics, ("metrics.json", "images.csv", "thresholds.csv"), work.evaluate, beside=TABLES),
         Stage("report", report, ("report",), work.report),
     ]

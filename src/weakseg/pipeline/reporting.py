@@ -16,7 +16,7 @@ from weakseg.data.images import read_image, read_mask
 from weakseg.data.instances import Instances
 from weakseg.data.maps import LocalizationMaps
 from weakseg.data.objects import Objects
-from weakseg.metrics.overlap import SURE, pairs, pairwise_iou
+from weakseg.metrics.overlap import SURE, paired
 from weakseg.pipeline.evaluation import AP, FILLING, extremes
 from weakseg.pipeline.inference import detections_path, instances_path, maps_path, mask_path, prediction_path
 from weakseg.pipeline.manifest import read_json
@@ -152,17 +152,16 @@ def _object_panel(folder: Path, dataset: Dataset, scores: dict[str, float], stag
 def _outlined(
     found: Detections | Instances, truth: Objects | None, names: Sequence[str], least: float
 ) -> list[Outlined]:
-    """Objects of at least that score, none of 0; those that pair with a true object have its colour.
+    """Objects of at least that score, none of 0; those that the overlap pairs with a true object have its colour.
 
     A score of 1 is not told, as that of a known box.
     """
     shown = ((found.scores >= least) & (found.scores > 0)).nonzero().flatten()
+    partners = {} if truth is None else {one: other for one, other, _ in paired(found, truth)}
     masks, classes, scores = found.masks[shown], found.classes[shown], found.scores[shown].tolist()
     colours: list[int | None] = [None] * len(shown)
     if truth is not None:
-        overlaps = pairwise_iou(masks, truth.masks) * (classes[:, None] == truth.classes)
-        partners = dict(pairs(overlaps))
-        colours = [partners.get(place, len(truth) + place) for place in range(len(shown))]
+        colours = [partners.get(one, len(truth) + place) for place, one in enumerate(shown.tolist())]
     rows = zip(classes.tolist(), masks.numpy(), scores, colours, strict=True)
     return [Outlined(names[one], mask, None if score == 1 else score, colour) for one, mask, score, colour in rows]
 

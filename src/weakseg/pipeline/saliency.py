@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,15 @@ def provenance(dataset: Dataset, source: SaliencySource) -> str:
         return f"{source.name}:{Path(source.options['path']).name}"
     for image_id in dataset.ids:
         if (path := dataset.paths(image_id).get("saliency")) is not None:
-            return f"{source.name}:{path.parents[image_id.count('/')].name}"
+            return f"{source.name}:{_folder_of(path, image_id)}"
     return source.name
+
+
+def _folder_of(path: Path, image_id: str) -> str:
+    """Name of the folder that has the maps: the one above what path and id have in common at their ends."""
+    same = zip(reversed(path.with_suffix("").parts), reversed(image_id.split("/")), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))
+    return path.parents[shared - 1].name
 
 
 @dataclass(frozen=True)

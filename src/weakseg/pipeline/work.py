@@ -274,7 +274,7 @@ class Work:
     def _job(self, image_id: str, result: Path, refining: Refining) -> Job:
         dataset, kinds = self.experiment.train_set, [step.kind for step, _ in (*refining.steps, *refining.again)]
         paths, second = dataset.paths(image_id), self.experiment.second_masks
-        boxed = any(kind.needs_boxes for kind in kinds)
+        boxed = WeakLabel.BOXES in self.experiment.supervision
         return Job(
             image=paths["image"],
             maps=None if self.recipe.localize is None else maps_path(self.folder, image_id),
