@@ -70,24 +70,18 @@ def weights_name(seed: int, beta: float, *, intersection: bool) -> str:
     return f"seed{seed}-beta{beta:g}{'' if intersection else '-no-intersection'}.safetensors"
 
 
-def localiser(
-    arguments: argparse.Namespace, seed: int, beta: float, intersection: bool, dataset: Dataset
-) -> SplitMerge:
-    """A trained localiser, the one that ``--weights`` has kept if there is one."""
-    recipe = recipe_for(arguments, seed, beta, intersection)
-    if arguments.weights is None:
+def localiser(recipe: Recipe, path: Path | None, dataset: Dataset) -> SplitMerge:
+    """A trained localiser, the one that is kept in a file if there is one."""
+    if path is None:
         return trained(recipe, dataset)
-    path = arguments.weights / weights_name(seed, beta, intersection=intersection)
     if not path.exists():
-        arguments.weights.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(trained(recipe, dataset), path, {"localize": recipe.localize.model_dump_json()})
-    return kept(arguments, seed, beta, intersection, dataset)
+    return kept(recipe, path, dataset)
 
 
-def kept(arguments: argparse.Namespace, seed: int, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
-    """The localiser that ``--weights`` has kept; it has to be of the same recipe."""
-    recipe = recipe_for(arguments, seed, beta, intersection)
-    path = arguments.weights / weights_name(seed, beta, intersection=intersection)
+def kept(recipe: Recipe, path: Path, dataset: Dataset) -> SplitMerge:
+    """The localiser of a file, which has to be of the same recipe."""
     if not path.exists() or read_about(path).get("localize") != recipe.localize.model_dump_json():
         sys.exit(f"{path}: is not there, or was trained otherwise. Name another folder with --weights")
     method = untrained(recipe, dataset)
@@ -173,12 +167,13 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     for seed in arguments.seeds:
         for intersection in (True, False):
             for beta in arguments.betas if intersection else arguments.without or arguments.betas:
-                method = localiser(arguments, seed, beta, intersection, train_set)
+                recipe = recipe_for(arguments, seed, beta, intersection)
+                name = weights_name(seed, beta, intersection=intersection)
+                method = localiser(recipe, arguments.weights and arguments.weights / name, train_set)
                 about: Row = {"seed": seed, "intersection": intersection, "beta": beta}
                 for maps, measure, value in soft_rows(method, val_set):
                     yield {**about, "maps": maps, "measure": measure, "value": round(value, 5)}
                 if intersection:
-                    recipe = recipe_for(arguments, seed, beta, intersection)
                     miou = mask_miou(method, train_set, recipe, arguments.limit)
                     yield {**about, "maps": MASKS_OF, "measure": "mask_miou", "value": round(miou, 5)}
 

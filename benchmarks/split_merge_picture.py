@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks.sheet import sheet
-from benchmarks.split_merge import kept, localised
+from benchmarks.split_merge import kept, localised, recipe_for, weights_name
 from weakseg.data.catalog import open_dataset
 from weakseg.data.dataset import Dataset
 from weakseg.methods.split_merge import SplitMerge
@@ -25,14 +25,20 @@ from weakseg.report.overlays import overlay_heat
 MAPS = {"A": "a", "B": "b", "C": "c", "A, B and C": "abc"}
 
 
+def found(arguments: argparse.Namespace, beta: float, intersection: bool, dataset: Dataset) -> SplitMerge:
+    """One of the benchmark's localisers."""
+    path = arguments.weights / weights_name(arguments.seed, beta, intersection=intersection)
+    return kept(recipe_for(arguments, arguments.seed, beta, intersection), path, dataset)
+
+
 def row(method: SplitMerge, dataset: Dataset, image_id: str, title: str) -> list[tuple[str, Image.Image]]:
     """Titled pictures of one image: as it is, and below each map of its first class."""
     sample = dataset.sample(image_id)
     photograph = sample.image.permute(1, 2, 0).contiguous().numpy()
-    found = localised(method, dataset, image_id)
-    name = dataset.classes.names[int(found["a"].classes[0])]
+    maps = localised(method, dataset, image_id)
+    name = dataset.classes.names[int(maps["a"].classes[0])]
     heats = [
-        (f"{name}: {label}", overlay_heat(photograph, found[names].scores[0].numpy())) for label, names in MAPS.items()
+        (f"{name}: {label}", overlay_heat(photograph, maps[names].scores[0].numpy())) for label, names in MAPS.items()
     ]
     return [(title, Image.fromarray(photograph)), *((label, Image.fromarray(heat)) for label, heat in heats)]
 
@@ -51,9 +57,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset("auto", arguments.data, "val")
-    methods = {f"beta {beta:g}": kept(arguments, arguments.seed, beta, True, dataset) for beta in arguments.betas}
     highest = max(arguments.betas)
-    methods[f"beta {highest:g}, no intersection"] = kept(arguments, arguments.seed, highest, False, dataset)
+    tried = {f"beta {beta:g}": (beta, True) for beta in arguments.betas}
+    tried[f"beta {highest:g}, no intersection"] = (highest, False)
+    methods = {title: found(arguments, *which, dataset) for title, which in tried.items()}
     rows = [
         row(method, dataset, image_id, title)
         for image_id in arguments.images or dataset.ids[:4]

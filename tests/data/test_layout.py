@@ -23,24 +23,25 @@ def boxed(image, label, number=1):
     put_text(label, f"{number} 0.5 0.5 1 1\n")
 
 
-def inside(root, train="train", val="val", content=NAMES):
-    """``images/train`` and ``labels/train``; a shows a cat, b and c a dog."""
+def laid_out(root, path, train, val, content):
+    """a shows a cat, b and c a dog; ``path`` has places for the kind of file, the split's folder and the name."""
     for folder, split in ((train, "train"), (val, "val")):
         for name in SPLITS[split]:
-            boxed(root / f"images/{folder}/{name}.jpg", root / f"labels/{folder}/{name}.txt", int(name != "a"))
+            image, label = (root / path.format(kind, folder, name) for kind in ("images", "labels"))
+            boxed(image.with_suffix(".jpg"), label.with_suffix(".txt"), int(name != "a"))
     if content:
         put_text(root / "data.yaml", content)
     return root
+
+
+def inside(root, train="train", val="val", content=NAMES):
+    """``images/train`` and ``labels/train``."""
+    return laid_out(root, "{0}/{1}/{2}", train, val, content)
 
 
 def around(root, train="train", val="valid", content=NAMES):
     """``train/images`` and ``train/labels``."""
-    for folder, split in ((train, "train"), (val, "val")):
-        for name in SPLITS[split]:
-            boxed(root / f"{folder}/images/{name}.jpg", root / f"{folder}/labels/{name}.txt", int(name != "a"))
-    if content:
-        put_text(root / "data.yaml", content)
-    return root
+    return laid_out(root, "{1}/{0}/{2}", train, val, content)
 
 
 def findings(root):

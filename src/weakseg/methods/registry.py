@@ -1,5 +1,6 @@
 """The methods by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 from weakseg.methods.bana import BANA
@@ -9,7 +10,7 @@ from weakseg.methods.method import Method
 from weakseg.methods.single_stage import SingleStage
 from weakseg.methods.split_merge import SplitMerge
 from weakseg.networks.backbone import Backbone
-from weakseg.registry import find
+from weakseg.registry import extended, find
 
 METHODS: dict[str, type[Method]] = {
     "bana": BANA,
@@ -27,6 +28,11 @@ def method_class(name: str) -> type[Method]:
         UserError: If there is no such method; lists near matches.
     """
     return find(name, METHODS, "method", group="methods")
+
+
+def methods_that(suit: Callable[[type[Method]], bool]) -> list[str]:
+    """Names of the methods whose class suits, those of installed plug-ins among them."""
+    return [name for name, kind in extended(METHODS, "methods").items() if suit(kind)]
 
 
 def create_method(name: str, backbone: Backbone | str, num_classes: int, **options: Any) -> Method:  # noqa: ANN401

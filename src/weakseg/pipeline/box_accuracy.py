@@ -11,7 +11,7 @@ from weakseg.data.dataset import Dataset
 from weakseg.data.sample import Batch, WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
-from weakseg.methods.registry import METHODS, method_class
+from weakseg.methods.registry import method_class, methods_that
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.inference import as_batch, chunks, ready
 from weakseg.pipeline.progress import Reporter
@@ -48,9 +48,8 @@ def check_box_accuracy(recipe: Recipe, val_set: Dataset | None) -> None:
     """
     if BOX_ACCURACY not in recipe.evaluate.metrics:
         return
-    able = [name for name, kind in METHODS.items() if hasattr(kind, "classify_boxes")]
-    if recipe.localize is None or not hasattr(method_class(recipe.localize.method.name), "classify_boxes"):
-        remedy = f"Leave it out, or choose one that does: {', '.join(able)}"
+    if recipe.localize is None or not _classifies(method_class(recipe.localize.method.name)):
+        remedy = f"Leave it out, or choose one that does: {', '.join(methods_that(_classifies))}"
         raise UserError(f"'{BOX_ACCURACY}' is of methods that classify boxes", where="evaluate.metrics", remedy=remedy)
     if val_set is None or not val_set.has(WeakLabel.BOXES):
         raise UserError(
@@ -58,6 +57,10 @@ def check_box_accuracy(recipe: Recipe, val_set: Dataset | None) -> None:
             where="evaluate.metrics" if val_set is None else val_set.root,
             remedy=f"Add them, or leave {BOX_ACCURACY} out of evaluate.metrics",
         )
+
+
+def _classifies(kind: type[Method]) -> bool:
+    return hasattr(kind, "classify_boxes")
 
 
 @torch.no_grad()

@@ -228,24 +228,21 @@ class Evaluator:
         of_class, names = metric.per_class(), dataset.classes.names
         values = dict(zip(NAMES, of_class.nanmean(0).tolist(), strict=True))
         self.measured.precision[name] = dict(zip(names, of_class.tolist(), strict=True))
-        self.measured.results[name] = ProtocolResult.of_objects(
-            values | _split(of_class[:, 0], self.provenance.learnt),
-            absent=[name for name, value in zip(names, of_class[:, 0].tolist(), strict=True) if math.isnan(value)],
-            flags=flags,
-            supervision=self.provenance.supervision,
-            images=len(ids),
-            backbone=self.provenance.backbone,
-            weights=self.provenance.weights,
-            saliency=self.provenance.saliency,
-        )
+        absent = [name for name, value in zip(names, of_class[:, 0].tolist(), strict=True) if math.isnan(value)]
+        self._note(name, values | _split(of_class[:, 0], self.provenance.learnt), len(ids), flags, absent)
 
     def boxes(self, split: str, found: Right, flags: Flags) -> None:
         """Note how many boxes of a split were classified right."""
-        self.measured.results[protocol_name("boxes", split)] = ProtocolResult.of_objects(
-            {BOX_ACCURACY: found.value()},
+        self._note(protocol_name("boxes", split), {BOX_ACCURACY: found.value()}, found.images, flags)
+
+    def _note(self, name: str, values: dict[str, float], images: int, flags: Flags, absent: Sequence[str] = ()) -> None:
+        """Keep what was measured of objects or boxes, and where it came from."""
+        self.measured.results[name] = ProtocolResult.of_objects(
+            values,
+            absent=absent,
             flags=flags,
             supervision=self.provenance.supervision,
-            images=found.images,
+            images=images,
             backbone=self.provenance.backbone,
             weights=self.provenance.weights,
             saliency=self.provenance.saliency,

@@ -12,10 +12,9 @@ from weakseg.data.sample import Batch
 from weakseg.data.transforms import ResizeLonger
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
-from weakseg.methods.registry import METHODS, method_class
+from weakseg.methods.registry import method_class, methods_that
 from weakseg.pipeline.inference import as_batch
 from weakseg.pipeline.recipe import Localize
-from weakseg.registry import extended
 from weakseg.report.lessons import Lesson, lesson_sheet
 
 PICTURES = "pictures"
@@ -38,7 +37,7 @@ def check_pictures(settings: Localize) -> None:
         UserError: If the method has nothing to show.
     """
     if settings.pictures and not _tells(method_class(settings.method.name)):
-        able = ", ".join(f"'{name}'" for name, kind in extended(METHODS, "methods").items() if _tells(kind))
+        able = ", ".join(f"'{name}'" for name in methods_that(_tells))
         raise UserError(
             f"method '{settings.method.name}' does not teach itself and has no pictures of that",
             where="localize.pictures",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
-from weakseg.methods.registry import METHODS, method_class
+from weakseg.methods.registry import method_class, methods_that
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.weights import load_backbone_weights, load_weights, read_weights
 from weakseg.pipeline.options import Section, checked_options, known_keys, recipe_error
@@ -134,7 +134,7 @@ def _check_features(steps: Sequence[Step], recipe: Recipe, method: type[Method] 
     if asking is None:
         return
     if method is None or not method.gives_features:
-        keepers = ", ".join(f"'{name}'" for name, kind in METHODS.items() if kind.gives_features)
+        keepers = ", ".join(f"'{name}'" for name in methods_that(lambda kind: kind.gives_features))
         raise UserError(f"refiner '{asking}' needs features", where="recipe", remedy=f"Choose method {keepers}")
     assert recipe.localize is not None
     if recipe.localize.method.options.get("keep_features") is False:
