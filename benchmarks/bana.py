@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median, stdev
 from time import perf_counter
@@ -30,18 +31,23 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import weakseg
+from benchmarks.crf import Case, Photograph, reference
 from benchmarks.timing import Row, write_table
+from weakseg.data.maps import LocalizationMaps
 from weakseg.methods.method import Views
 from weakseg.networks.weights import load_weights
+from weakseg.ops.box_masks import inside_boxes
 from weakseg.pipeline.experiment import Experiment
-from weakseg.pipeline.inference import as_batch
+from weakseg.pipeline.inference import as_batch, ready
 from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.shipped import recipe_path
-from weakseg.refine.box_crf import BoxCRF
+from weakseg.refine.box_crf import BoxCRF, box_probabilities
 from weakseg.refine.grabcut import GrabCut
+from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.retrieval import Retrieval
 
 T = TypeVar("T")
@@ -125,11 +131,14 @@ def learnt(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
 
 
 def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
-    """Median seconds of each step of labelling an image, in one thread, steps taking turns on each image."""
+    """Median seconds of each step of labelling an image as a run does, in one thread, steps taking turns on each image.
+
+    Also those of pydensecrf from the same start, where it is installed.
+    """
     experiment = Experiment(load_recipe(folder / "recipe.yaml"), Silent())
-    method, dataset = experiment.method.eval(), experiment.train_set
+    method, dataset, settings = ready(experiment.method, experiment.device), experiment.train_set, experiment.localize
     load_weights(method, folder / "localizer.safetensors")
-    views = Views(scales=(1.0,), flip=False, stride=experiment.localize.stride)
+    views = Views(scales=(1.0,), flip=False, stride=settings.stride)
     spent: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], T]) -> T:
@@ -141,13 +150,26 @@ def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
     for image_id in dataset.ids[: count + 1]:
         sample = dataset.sample(image_id)
         batch = as_batch([sample], len(dataset.classes), method.backbone.mean, method.backbone.std)
-        maps = timed("features, attention and maps", partial(method.localize, batch, views))[0]
+        with torch.no_grad(), experiment.device.autocast(settings.precision):
+            timed("features", partial(method.backbone, batch.images))
+            maps = timed("features, attention and maps", partial(method.localize, batch, views))[0]
         maps = replace(maps, boxes=sample.boxes, box_classes=sample.box_classes)
         refined = timed("CRF", partial(BoxCRF().refine, sample.image, maps))
+        if find_spec("pydensecrf"):
+            given = photograph(sample.image, maps)
+            timed("CRF of pydensecrf", partial(reference, given, Case("G", len(given.given), None)))
         timed("retrieval", partial(Retrieval().refine, sample.image, refined))
         timed("GrabCut", partial(GrabCut().refine, sample.image, maps))
     for name, seconds in spent.items():  # the first of each compiles
         yield {"step": name, "images": count, "seconds": round(median(seconds[1:]), 4)}
+
+
+def photograph(image: Tensor, maps: LocalizationMaps) -> Photograph:
+    """What ``BoxCRF`` starts from, for another CRF."""
+    full, boxes = at_image_size(maps), maps.boxes
+    assert boxes is not None
+    start = box_probabilities(background_of(full), full.scores, inside_boxes(boxes, maps.size))
+    return Photograph(image.permute(1, 2, 0).contiguous().numpy(), start.numpy())
 
 
 def rounded(found: dict[str, dict[str, float]], protocol: str) -> float:
