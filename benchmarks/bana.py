@@ -94,12 +94,9 @@ def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
     folder = Path(arguments.runs) / f"{way.name.replace(' ', '-')}-{seed}"
     if way.after is not None and not folder.exists():
         shutil.copytree(arguments.runs / f"{way.after}-0", folder)
-    settings = [f"data.root={arguments.data}", f"run.folder={folder}"]
-    if way.after is None:
-        settings += ["segment=none", f"seed={seed}"]
-    else:
-        settings += [f"segment.seed={seed}"]
-    weakseg.run(recipe_path(way.recipe), overrides=[*settings, *way.settings, *arguments.settings], until="evaluate")
+    settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings, *arguments.settings]
+    settings += [f"segment.seed={seed}"] if way.after is not None else ["segment=none", f"seed={seed}"]
+    weakseg.run(recipe_path(way.recipe), overrides=settings, until="evaluate")
     return folder
 
 
