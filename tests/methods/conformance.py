@@ -7,6 +7,7 @@
 """
 
 import copy
+import inspect
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from weakseg.data.sample import Batch, Sample, WeakLabel, collate
 from weakseg.methods.method import Activation, Method, Views
-from weakseg.methods.registry import create_method
+from weakseg.methods.registry import create_method, method_class
 from weakseg.networks.backbone import Backbone
 from weakseg.ops.maps import strided_size, unflip
 from weakseg.refine.background import PowerBackground, ThresholdBackground
@@ -242,6 +243,11 @@ class Conformance:
     def test_the_same_seed_gives_the_same_weights(self, method):
         again = self.setup.build().state_dict()
         assert all(torch.equal(value, again[name]) for name, value in method.state_dict().items())
+
+    def test_options_of_maps_are_options(self):
+        kind = method_class(self.setup.name)
+        options = {key for key, value in inspect.signature(kind).parameters.items() if value.kind is value.KEYWORD_ONLY}
+        assert kind.inference_options <= options
 
     def test_every_epoch_can_begin(self, method, batch):
         for epoch in range(3):

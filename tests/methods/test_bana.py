@@ -17,6 +17,7 @@ from weakseg.methods.bana import (
     background_queries,
     background_unary,
     definite_background,
+    fill_boxes,
     foreground_unary,
     grid_padding,
 )
@@ -382,11 +383,16 @@ def slow_maps(features, weight, batch, number, *, grid=1, normalize="box", backg
     unary[outside > 0] = 1
     classes = sorted(set(batch.box_classes[number].tolist()))
     scores = torch.zeros(len(classes), *size, dtype=features.dtype)
-    for box, shown in zip(batch.boxes[number].long().tolist(), batch.box_classes[number].tolist(), strict=True):
-        here = slice(box[1], box[3]), slice(box[0], box[2])
-        cam = maps[shown + 1]
-        highest = cam[here].max() if normalize == "box" else cam.max()
-        scores[classes.index(shown)][here] = cam[here] / (highest + 1e-12)
+    boxes = list(zip(batch.boxes[number].long().tolist(), batch.box_classes[number].tolist(), strict=True))
+    for mute in (False, True):
+        for box, shown in boxes:
+            here = slice(box[1], box[3]), slice(box[0], box[2])
+            cam, place = maps[shown + 1], classes.index(shown)
+            highest = cam[here].max() if normalize == "box" else cam.max()
+            if mute and cam[here].max() == 0:
+                scores[place][here] = 1 - unary[here]
+            elif not mute:
+                scores[place][here] = cam[here] / (highest + 1e-12)
     return classes, scores, unary
 
 
@@ -432,6 +438,32 @@ def test_the_last_of_overlapping_boxes_counts():
 
 def test_a_class_map_without_a_positive_value_is_zero():
     assert not foreground_unary(torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool), torch.tensor([0])).any()
+
+
+def test_boxes_without_a_map_hold_what_is_not_background():
+    scores = torch.full((2, 1, 3), 0.5)
+    inside = torch.tensor([[[True, False, False]], [[True, True, False]], [[False, False, True]]])
+    filled = fill_boxes(scores, torch.tensor([[0.2, 1.0, 0.4]]), inside, torch.tensor([1, 1, 0]))
+    torch.testing.assert_close(filled, torch.tensor([[[0.5, 0.5, 0.6]], [[0.8, 0.0, 0.5]]]))
+    assert fill_boxes(scores, scores[0], inside[:0], torch.zeros(0, dtype=torch.int64)).eq(scores).all()
+
+
+@pytest.mark.usefixtures("double")
+def test_a_box_in_which_nothing_speaks_for_its_class_is_filled():
+    batch = with_boxes(labelled_batch(((0, 1),)), [[[4, 10, 28, 34], [20, 5, 50, 40]]], [[0, 1]])
+    features = features_of(batch)
+    found = {}
+    for fill in (True, False):
+        method = method_seeing(features, fill_mute=fill).eval()
+        method.head.weight.data[1] = -1  # features are not negative
+        found[fill] = method.localize(batch, ONE_VIEW)[0]
+    box = torch.zeros(found[True].background.shape, dtype=torch.bool)
+    box[10:34, 4:28] = True
+    assert torch.equal(found[True].scores[0], (1 - found[True].background) * box)
+    assert found[True].scores[0].any()
+    assert not found[False].scores[0].any()
+    assert torch.equal(found[True].scores[1], found[False].scores[1])
+    assert found[True].scores[1].any()
 
 
 def test_classes_appear_in_their_boxes_only_and_background_outside_all():

@@ -241,6 +241,17 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(root, t
     assert not folder.exists()
 
 
+def test_options_of_maps_repeat_no_training(root, finished, tmp_path):
+    copied, screen = tmp_path / "other-maps", Screen()
+    shutil.copytree(finished, copied)
+    settings = bana(root, copied)
+    method = {**settings["localize"]["method"], "background": "cam"}
+    run({**settings, "localize": {**settings["localize"], "method": method}}, reporter=screen, until="refine")
+    assert [line for line in screen.lines if "done before" in line] == ["localizer: done before"]
+    before, after = results(finished), results(copied)
+    assert {name for name in before if name.startswith("maps/") and before[name] != after[name]}
+
+
 def test_a_seed_of_its_own_changes_the_segmenter_alone(root, finished, tmp_path):
     copied = tmp_path / "seeded"
     shutil.copytree(finished, copied)

@@ -56,6 +56,19 @@ def same_weights(one, other):
     return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_options_of_predictions_repeat_no_training(data, tmp_path):
+    chosen, screen = settings(data, tmp_path / "run"), Screen()
+    chosen["evaluate"] = {"seeds": [], "segmenter": ["val"]}
+    run(chosen, until="evaluate")
+    before = snapshot(tmp_path / "run")
+    chosen["localize"] |= {"method": {**METHOD, "background_power": 0.2}}
+    run(chosen, until="evaluate", reporter=screen)
+    after = snapshot(tmp_path / "run")
+    assert screen.lines[0] == "localizer: done before"
+    assert not any(line.startswith("predictions: done") for line in screen.lines)
+    assert {name for name in before if name.startswith("predictions/") and before[name] != after[name]}
+
+
 @pytest.fixture(scope="module")
 def shown(data, tmp_path_factory):
     """A run with pictures, and its files."""

@@ -24,7 +24,8 @@ paper:
   epochs, a tenth after 10, in the paper; in the code 8000 steps of 20 images, a tenth after 5000; in the recipe.
 
 Chosen here: where no background is certain (a box covers the image), nothing inside resembles it, and what follows has
-to decide; a crop without boxes only adds its queries; several views of an image are averaged before any threshold.
+to decide; a crop without boxes only adds its queries; several views of an image are averaged before any threshold; a
+box in which nothing speaks for its class is filled with what does not resemble background (``fill_mute``).
 """
 
 from typing import Annotated, Any, Literal, get_args
@@ -155,6 +156,24 @@ def foreground_unary(maps: Tensor, inside: Tensor, channels: Tensor, normalizati
     return unaries
 
 
+def fill_boxes(scores: Tensor, background: Tensor, inside: Tensor, channels: Tensor) -> Tensor:
+    """1 - u_0, what does not resemble background, in boxes whose class has no map (Section 4.3).
+
+    Args:
+        scores: (P, H, W), u_c.
+        background: (H, W), u_0 in [0, 1].
+        inside: (n, H, W) bool, the pixels of those boxes.
+        channels: (n,) int64 in [0, P), the map of each box's class.
+
+    Returns:
+        (P, H, W).
+    """
+    filled = torch.zeros_like(scores, dtype=torch.bool)
+    for box, channel in zip(inside, channels.tolist(), strict=True):
+        filled[channel] |= box
+    return torch.where(filled, 1 - background, scores)
+
+
 class BANA(Method):
     """Classification of boxes and of background, and the unaries of pseudo-labels read from it.
 
@@ -180,6 +199,8 @@ class BANA(Method):
         keep_features: Keep the features with the maps, for refiners that compare pixels.
         seen: Indices from 0 of the classes that are learnt, ``None`` for all. Boxes of the others are known not to be
             certain background, but not classified; as maps they get 1 - u_0 in their boxes (VOC-to-COCO).
+        fill_mute: Give 1 - u_0 also to a box in which the map of its class is 0 everywhere, as it happens with classes
+            of a few images; otherwise such a box stays empty, as in the code.
 
     Raises:
         UserError: If there is no such choice or class.
@@ -188,6 +209,10 @@ class BANA(Method):
     learnt: Tensor
     needs = frozenset({WeakLabel.BOXES})
     gives_background = gives_features = True
+    inference_options = frozenset(
+        {"localize_grid", "normalize", "background", "background_threshold", "relative_threshold"}
+        | {"keep_features", "fill_mute"}
+    )
 
     def __init__(
         self,
@@ -206,6 +231,7 @@ class BANA(Method):
         relative_threshold: bool = True,
         keep_features: bool = True,
         seen: tuple[int, ...] | None = None,
+        fill_mute: bool = True,
     ) -> None:
         super().__init__(backbone, num_classes)
         for given, known in ((pooling, Pooling), (normalize, Normalization), (background, BackgroundSource)):
@@ -216,6 +242,7 @@ class BANA(Method):
         self.min_background, self.localize_grid, self.normalize = min_background, localize_grid, normalize
         self.background, self.keep_features = background, keep_features
         self.background_threshold, self.relative_threshold = background_threshold, relative_threshold
+        self.fill_mute = fill_mute
         self.register_buffer("learnt", _learnt(seen, num_classes), persistent=False)
 
     def forward(self, images: Tensor) -> Activation:
@@ -309,8 +336,10 @@ class BANA(Method):
         inside = resize(box_pixels(batch.boxes[number], size), grid, "nearest")
         scores = foreground_unary(maps[1:], inside, channels, self.normalize)
         background = self._background(maps[0], resize(definite[number, 0], grid, "nearest"))
-        for place in (~self.learnt[classes]).nonzero().flatten().tolist():
-            scores[place] = (1 - background) * inside[channels == place].any(0)
+        mapless = ~self.learnt[batch.box_classes[number]]
+        if self.fill_mute:
+            mapless |= (maps[1:][channels] * inside).amax((1, 2)) <= 0
+        scores = fill_boxes(scores, background, inside[mapless], channels[mapless])
         features = _together(own).cpu() if self.keep_features else None
         return LocalizationMaps(classes.cpu(), scores.cpu(), size, background.cpu(), features)
 

@@ -38,6 +38,8 @@ class CAM(Method):
         square_root: Take the square root of the maps (PSA's VGG16).
     """
 
+    inference_options = frozenset({"square_root"})
+
     def __init__(
         self,
         backbone: Backbone,

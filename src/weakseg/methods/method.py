@@ -64,6 +64,7 @@ class Method(nn.Module, ABC):
         needs: The weak labels without which it cannot be trained.
         gives_background: Whether its maps say what background is.
         gives_features: Whether its maps carry the features that refiners may ask for.
+        inference_options: Names of the options that change maps and predictions, but not the training.
         segments: Whether its network is already the segmenter; it then has ``predict``, which needs no tags.
         head_factor: How much faster the new layers learn than the pretrained ones.
     """
@@ -71,6 +72,7 @@ class Method(nn.Module, ABC):
     needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
     gives_background: ClassVar[bool] = False
     gives_features: ClassVar[bool] = False
+    inference_options: ClassVar[frozenset[str]] = frozenset()
     segments: ClassVar[bool] = False
     head_factor: float = HEAD_FACTOR
 

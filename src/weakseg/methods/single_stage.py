@@ -185,6 +185,7 @@ class SingleStage(Method):
     """
 
     segments = gives_background = True
+    inference_options = frozenset({"background_power", "keep_threshold", "canvas"})
 
     def __init__(
         self,

@@ -144,6 +144,8 @@ class SplitMerge(Method):
         UserError: If the backbone cannot be cut after these stages.
     """
 
+    inference_options = frozenset({"maps"})
+
     def __init__(
         self,
         backbone: Backbone,

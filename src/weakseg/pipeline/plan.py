@@ -7,6 +7,7 @@ from typing import Literal
 
 from weakseg import __version__
 from weakseg.data.sample import WeakLabel
+from weakseg.methods.registry import method_class
 from weakseg.pipeline import build
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import second_folder
@@ -141,12 +142,13 @@ def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
         settings.backbone,
         settings.train,
         data=experiment.data[experiment.train_set.split],
-        method=[settings.method.name, experiment.method_options],
+        method=[settings.method.name, _options(experiment, inference=False)],
         head_factor=settings.head_factor,
         **(made if WeakLabel.SALIENCY in experiment.needs else {}),
     )
     maps = fingerprint(
         localizer=localizer,
+        method=_options(experiment, inference=True),
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
@@ -154,6 +156,12 @@ def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
         Stage("localizer", localizer, _trained("localizer"), work.train_localizer, beside=(PICTURES,)),
         Stage("maps", maps, ("maps",), work.localize),
     ]
+
+
+def _options(experiment: Experiment, *, inference: bool) -> dict[str, object]:
+    """The method's options on which only maps and predictions depend, or all others."""
+    later = method_class(experiment.localize.method.name).inference_options
+    return {name: value for name, value in experiment.method_options.items() if (name in later) is inference}
 
 
 def _learning(
@@ -221,8 +229,10 @@ def _predicting(experiment: Experiment, work: Work, segmenter: str) -> list[Stag
     settings = experiment.predicting
     if settings is None or not experiment.segmented_sets:
         return []
+    alone = experiment.recipe.segment is None
     predictions = fingerprint(
         segmenter=segmenter,
+        method=_options(experiment, inference=True) if alone else {},
         data=[experiment.data[dataset.split] for dataset in experiment.segmented_sets],
         tagged=sorted(experiment.tagged_splits),
         predict=settings.model_dump(),
