@@ -1,9 +1,13 @@
 """The harness of the benchmarks."""
 
+import csv
+import io
+import json
+
 import pytest
 import torch
 
-from benchmarks import bana, eps, refiners, single_stage, single_stage_speed, split_merge
+from benchmarks import bana, collect, eps, refiners, single_stage, single_stage_speed, split_merge
 from benchmarks.timing import compare
 from weakseg.pipeline.build import method_options
 from weakseg.pipeline.recipe import load_recipe
@@ -180,3 +184,17 @@ def test_steps_of_single_stage_are_compared_round_by_round():
     assert (plain["seconds_to_plain"], unrefined["seconds_to_plain"], whole["seconds_to_unrefined"]) == (1, 2, 1.25)
     assert (plain["images_per_second"], unrefined["seconds"]) == (8, 4)
     assert (unrefined["memory_to_plain"], whole["memory_to_plain"]) == (1.5, None)
+
+
+def test_runs_of_all_kinds_are_collected(tmp_path):
+    flags = {"gt_tags": False, "crf": True, "multi_scale": False, "threshold_swept": None}
+    about = {"supervision": "boxes", "images": 3, "backbone": "net", "weights": "none", "flags": flags, "absent": []}
+    (tmp_path / "recipe.yaml").write_text("name: objects\nseed: 2\n")
+    (tmp_path / "timings.json").write_text(json.dumps({"masks": {"seconds": 2.5}, "detector": {"seconds": 4.0}}))
+    metrics = {"mask@train": {"miou": 0.5, **about}, "detect@val": {"miou": None, "ap": 0.25, **about}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    table = io.StringIO()
+    collect.write(collect.rows(tmp_path), table)
+    masks, objects = csv.DictReader(io.StringIO(table.getvalue()))
+    assert (masks["miou"], masks["ap"], masks["seconds_localizer"], masks["seconds_run"]) == ("0.5000", "", "", "6.5")
+    assert (objects["miou"], objects["ap"], objects["crf"], objects["seed"]) == ("", "0.2500", "True", "2")
