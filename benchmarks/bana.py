@@ -205,7 +205,7 @@ def loss_trends(rows: Sequence[Row]) -> dict[str, bool]:
 
 
 def time_trends(rows: Sequence[Row]) -> dict[str, bool]:
-    """Whether maps take a quarter of the CRF's time, as in the paper (supp. Table 4; there a GPU makes the features)."""
+    """Whether maps take a quarter of the CRF's time, as in the paper (supp. Table 4, with features from a GPU)."""
     taken = {str(row["step"]): float(str(row["seconds"])) for row in rows}
     maps, features = taken["features, attention and maps"], taken["features"]
     return {
