@@ -154,6 +154,13 @@ def test_the_last_set_wins():
     assert load_recipe(tree(), ["seed=1", "seed=2"]).seed == 2
 
 
+@pytest.mark.parametrize("section", ["localize", "segment", "detect"])
+def test_set_enters_a_section_that_was_left_out(section):
+    left_out = tree(**{section: "none"})
+    assert getattr(load_recipe(left_out), section) is None
+    assert getattr(load_recipe(left_out, [f"{section}.train.epochs=3"]), section).train.epochs == 3
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", ""])
 def test_set_without_a_value(override):
     refusal(lambda: load_recipe(tree(), [override]), f"'--set {override}'", "--set section.key=value")
@@ -400,6 +407,35 @@ def test_settings_that_name_what_is_not_there(more, words):
     segment = {**scale, **more["segment"]} if more["segment"] else None
     recipe = load_recipe(tree(**{**more, "localize": scale, "segment": segment}))
     refusal(lambda: build.check_settings(recipe), *words)
+
+
+def single_stage(**localize):
+    return {"method": "single_stage", "train": {"augment": {"area": [0.9, 1]}}, **localize}
+
+
+@pytest.mark.parametrize(
+    ("localize", "segment", "words"),
+    [
+        ({"predict": {"crf": "zzz"}}, None, ("unknown CRF parameter set 'zzz'", "A")),
+        ({"method": "cam", "predict": {"crf": "A"}}, None, ("'cam' is no segmenter", "localize.predict")),
+        ({"predict": {"crf": "A"}}, {"network": "unet"}, ("segmenter of 'segment' that predicts", "localize.predict")),
+    ],
+)
+def test_predictions_of_a_method_that_cannot_be(localize, segment, words):
+    recipe = load_recipe(tree(localize=single_stage(**localize), segment=segment))
+    refusal(lambda: build.check_settings(recipe), *words)
+
+
+def test_predictions_of_a_method_are_made_as_its_maps_where_nothing_else_is_said():
+    views = {"scales": [1.0, 0.5], "flip": False, "batch": 1, "precision": "32"}
+    maps = {**views, "scales": (1.0, 0.5), "merge": "mean"}
+    for predict, expected in (
+        (None, {**maps, "crf": None}),
+        ({"crf": "A"}, {**maps, "crf": "A"}),
+        ({"flip": True, "scales": [1.0]}, {**maps, "crf": None, "flip": True, "scales": (1.0,)}),
+    ):
+        recipe = load_recipe(tree(localize=single_stage(**views, predict=predict), segment=None))
+        assert build.predicting(recipe).model_dump() == expected
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class Method(nn.Module, ABC):
         gives_background: Whether its maps say what background is.
         gives_features: Whether its maps carry the features that refiners may ask for.
         inference_options: Names of the options that change maps and predictions, but not the training.
+        prediction_options: Those among them that change predictions alone.
         segments: Whether its network is already the segmenter; it then has ``predict``, which needs no tags.
         head_factor: How much faster the new layers learn than the pretrained ones.
     """
@@ -73,6 +74,7 @@ class Method(nn.Module, ABC):
     gives_background: ClassVar[bool] = False
     gives_features: ClassVar[bool] = False
     inference_options: ClassVar[frozenset[str]] = frozenset()
+    prediction_options: ClassVar[frozenset[str]] = frozenset()
     segments: ClassVar[bool] = False
     head_factor: float = HEAD_FACTOR
 

@@ -185,7 +185,8 @@ class SingleStage(Method):
     """
 
     segments = gives_background = True
-    inference_options = frozenset({"background_power", "keep_threshold", "canvas"})
+    prediction_options = frozenset({"keep_threshold"})
+    inference_options = frozenset({"background_power", "canvas"}) | prediction_options
 
     def __init__(
         self,
@@ -259,11 +260,6 @@ class SingleStage(Method):
             }
             for (is_old, is_bias), parameters in groups.items()
         ]
-
-    def view_maps(self, images: Tensor) -> Tensor:
-        """Soft masks of one view, (B, C, h, w) without the background."""
-        seen: Activation = self(images)
-        return soft_masks(seen.scores.float())[:, 1:]
 
     @torch.no_grad()
     def localize(self, batch: Batch, views: Views) -> list[LocalizationMaps]:

@@ -26,11 +26,15 @@ def last_stages(backbone: Backbone, count: int) -> list[Stage]:
     """The last ``count`` stages, or all if there are fewer, finest first; found by looking at a small image.
 
     Raises:
-        UserError: If there are fewer than three.
+        UserError: If there are fewer than three, or the backbone takes no small images.
     """
     was_training = backbone.training
     image = next(backbone.parameters()).new_zeros(1, 3, SIDE, SIDE)
-    found = backbone.eval().stages(image)[-count:]
+    try:
+        found = backbone.eval().stages(image)[-count:]
+    except RuntimeError as error:
+        problem = f"backbone '{backbone.name}' does not take images of {SIDE} x {SIDE} pixels"
+        raise UserError(problem, remedy="Choose another backbone") from error
     backbone.train(was_training)
     if len(found) < FEWEST:
         raise UserError(f"backbone '{backbone.name}' has fewer than {FEWEST} stages", remedy="Choose another backbone")

@@ -50,15 +50,18 @@ class FullyConnected(nn.Sequential):
         width: Going out.
         rate: Distance between the taps of the first.
         dropout: Share of the channels, as wholes, that are dropped after each ReLU; with 0 there are no such layers.
+        last_dropout: Whether the second of them is there.
     """
 
-    def __init__(self, channels: int, width: int, rate: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, width: int, rate: int, dropout: float = 0.0, *, last_dropout: bool = True
+    ) -> None:
         fc6, fc7 = nn.Conv2d(channels, width, 3, padding=rate, dilation=rate), nn.Conv2d(width, width, 1)
         for layer in (fc6, fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-        first, second = ([nn.Dropout2d(dropout)] if dropout else [] for _ in range(2))
+        first, second = ([nn.Dropout2d(dropout)] if dropout and wanted else [] for wanted in (True, last_dropout))
         super().__init__(fc6, nn.ReLU(inplace=True), *first, fc7, nn.ReLU(inplace=True), *second)
 
 
@@ -77,6 +80,7 @@ class VGG16(nn.Module):
         width: Factor on the number of channels, for tests and small machines; weight files fit 1 only.
         fc_dilation: Distance between the taps of fc6, which then follows with fc7, after an average pool; ``None``
             for a network without them. Only at output stride 8.
+        fc7_dropout: Drop half of fc7's channels in training, as in BANA; single-stage segmentation does not.
         bgr: The weights are Caffe's, which want blue first; images come red first all the same.
 
     Attributes:
@@ -97,6 +101,7 @@ class VGG16(nn.Module):
         last_pool: bool = False,
         width: float = 1.0,
         fc_dilation: int | None = None,
+        fc7_dropout: bool = True,
         bgr: bool = False,
     ) -> None:
         super().__init__()
@@ -126,7 +131,9 @@ class VGG16(nn.Module):
             inputs, channels = channels, round(CLASSIFIER_WIDTH * width)
             if last_pool:
                 self.features.append(nn.AvgPool2d(3, stride=1, padding=1))
-            self.features.add_module("fc", FullyConnected(inputs, channels, fc_dilation, dropout=0.5))
+            self.features.add_module(
+                "fc", FullyConnected(inputs, channels, fc_dilation, dropout=0.5, last_dropout=fc7_dropout)
+            )
         if len(self.features) - 1 > self.feature_ends[-1]:
             self._note_stage(channels, reduction)
         self.num_features = self.head_hidden_size = channels

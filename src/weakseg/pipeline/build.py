@@ -91,8 +91,7 @@ def check_settings(recipe: Recipe) -> None:
         protocol_name("seed", split)
     if "val" in recipe.evaluate.seeds and recipe.data.val is None:
         raise UserError("'evaluate.seeds' names val, but 'data.val' is null", where="recipe", remedy="Set data.val")
-    if recipe.localize is not None:
-        _check_predict(recipe.localize)
+    _check_predict(recipe)
     if recipe.segment is not None:
         segment = recipe.segment
         _check_start(recipe, segment, "segment")
@@ -103,8 +102,7 @@ def check_settings(recipe: Recipe) -> None:
         else:
             checked_options(build_classifier, classifier_options(segment.network.options), "segment.network")
         checked_options(loss_function(segment.loss.name), segment.loss.options, "segment.loss")
-        if segment.predict.crf is not None:
-            find(segment.predict.crf, CRF_PARAMETERS, "CRF parameter set")
+        _check_crf(segment.predict.crf)
     if recipe.detect is not None:
         detect = recipe.detect
         _check_start(recipe, detect, "detect")
@@ -151,23 +149,29 @@ def predicting(recipe: Recipe) -> Predict | None:
     localize = recipe.localize
     if localize is None or not method_class(localize.method.name).segments:
         return None
-    return localize.predict or Predict(scales=localize.scales, flip=localize.flip, merge="mean")
+    as_maps = localize.model_dump(include={"scales", "flip", "batch", "precision"})
+    said = localize.predict.model_dump(exclude_none=True) if localize.predict else {}
+    return Predict(merge="mean", **{**as_maps, **said})
 
 
-def _check_predict(localize: Localize) -> None:
-    """A method that is no segmenter predicts nothing, and one that is merges views in its own way."""
-    if localize.predict is None:
+def _check_predict(recipe: Recipe) -> None:
+    """A method predicts if it is a segmenter and no other comes after it."""
+    localize = recipe.localize
+    if localize is None or localize.predict is None:
         return
+    problem = None
     if not method_class(localize.method.name).segments:
-        raise UserError(
-            f"method '{localize.method.name}' is no segmenter", where="localize.predict", remedy="See segment.predict"
-        )
-    if localize.predict.merge != "mean":
-        raise UserError(
-            f"method '{localize.method.name}' merges views by their mean",
-            where="localize.predict",
-            remedy="Write merge: mean",
-        )
+        problem = f"method '{localize.method.name}' is no segmenter"
+    elif recipe.segment is not None:
+        problem = "it is the segmenter of 'segment' that predicts"
+    if problem:
+        raise UserError(problem, where="localize.predict", remedy="Leave it out, see segment.predict")
+    _check_crf(localize.predict.crf)
+
+
+def _check_crf(params: str | None) -> None:
+    if params is not None:
+        find(params, CRF_PARAMETERS, "CRF parameter set")
 
 
 def check_augment(augment: Augment, where: str) -> None:

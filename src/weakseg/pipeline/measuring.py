@@ -103,7 +103,8 @@ class _Measuring:
         if predict is None:
             return
         true = {WeakLabel.MASKS} if self.experiment.truly_labelled else set()
-        self._about(self.experiment.segmenter_backbone, self.experiment.supervision | true)
+        learnt = self.experiment.needs if self.recipe.segment is None else self.experiment.supervision | true
+        self._about(self.experiment.segmenter_backbone, learnt)
         for dataset in self.experiment.segmented_sets:
             helped = dataset.split in self.experiment.tagged_splits
             flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)

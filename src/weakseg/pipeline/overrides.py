@@ -8,6 +8,10 @@ from pydantic import BaseModel
 from weakseg.errors import UserError
 from weakseg.pipeline.options import Model, annotation, model_below
 
+OPTIONAL = ("localize", "segment", "detect")
+LEFT_OUT = "none"
+"""What a recipe says of a section that it does without."""
+
 
 def override(tree: dict[str, Any], setting: str, schema: type[BaseModel]) -> None:
     """Set one value in place.
@@ -49,6 +53,8 @@ def _key(place: dict[str, Any] | list[Any], part: str, setting: str) -> Any:  # 
 def _enter(place: Any, key: Any, model: Model) -> dict[str, Any] | list[Any]:  # noqa: ANN401
     """What stands under the key, made ready to be written into."""
     below = place[key] if isinstance(place, list) or place.get(key) is not None else _default(model, key)
+    if below == LEFT_OUT and key in OPTIONAL:
+        below = _default(model, key)
     if isinstance(below, str):
         below = {"name": below}
     place[key] = below if isinstance(below, dict | list) else {}

@@ -137,18 +137,19 @@ def _made(experiment: Experiment) -> dict[str, str]:
 
 def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
     settings, made = experiment.localize, _made(experiment)
+    kind = method_class(settings.method.name)
     localizer = _training(
         experiment,
         settings.backbone,
         settings.train,
         data=experiment.data[experiment.train_set.split],
-        method=[settings.method.name, _options(experiment, inference=False)],
+        method=[settings.method.name, _options(experiment, kind.inference_options, among=False)],
         head_factor=settings.head_factor,
         **(made if WeakLabel.SALIENCY in experiment.needs else {}),
     )
     maps = fingerprint(
         localizer=localizer,
-        method=_options(experiment, inference=True),
+        method=_options(experiment, kind.inference_options - kind.prediction_options),
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
@@ -158,10 +159,9 @@ def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
     ]
 
 
-def _options(experiment: Experiment, *, inference: bool) -> dict[str, object]:
-    """The method's options on which only maps and predictions depend, or all others."""
-    later = method_class(experiment.localize.method.name).inference_options
-    return {name: value for name, value in experiment.method_options.items() if (name in later) is inference}
+def _options(experiment: Experiment, names: frozenset[str], *, among: bool = True) -> dict[str, object]:
+    """The method's options of these names, or all others."""
+    return {name: value for name, value in experiment.method_options.items() if (name in names) is among}
 
 
 def _learning(
@@ -230,9 +230,10 @@ def _predicting(experiment: Experiment, work: Work, segmenter: str) -> list[Stag
     if settings is None or not experiment.segmented_sets:
         return []
     alone = experiment.recipe.segment is None
+    names = method_class(experiment.localize.method.name).inference_options if alone else frozenset()
     predictions = fingerprint(
         segmenter=segmenter,
-        method=_options(experiment, inference=True) if alone else {},
+        method=_options(experiment, names),
         data=[experiment.data[dataset.split] for dataset in experiment.segmented_sets],
         tagged=sorted(experiment.tagged_splits),
         predict=settings.model_dump(),

@@ -13,7 +13,7 @@ from weakseg.errors import UserError
 from weakseg.metrics.boundary import TOLERANCE
 from weakseg.networks.norm import NormMode
 from weakseg.pipeline.options import Section, known_keys, recipe_error
-from weakseg.pipeline.overrides import override
+from weakseg.pipeline.overrides import LEFT_OUT, OPTIONAL, override
 from weakseg.registry import near_matches
 
 Precision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(lambda value: str(value))]
@@ -142,6 +142,16 @@ class Predict(Section):
     precision: Precision = "auto"
 
 
+class OwnPredict(Section):
+    """How a method that is its own segmenter looks at an image; what is not said here is as for the maps."""
+
+    scales: Scales | None = None
+    flip: bool | None = None
+    crf: str | None = None
+    batch: Positive | None = None
+    precision: Precision | None = None
+
+
 class Localize(Choosing):
     """The method, its training, and the views from which its maps are merged.
 
@@ -160,7 +170,7 @@ class Localize(Choosing):
     stride: Positive = 4
     batch: Positive = 4
     precision: Precision = "auto"
-    predict: Predict | None = None
+    predict: OwnPredict | None = None
     pictures: Annotated[int, Field(ge=0)] = 0
 
 
@@ -328,7 +338,7 @@ def _copy(value: Any) -> Any:  # noqa: ANN401
 
 def _without_sections(tree: dict[str, Any]) -> dict[str, Any]:
     """``none`` leaves a section out."""
-    return {**tree, **{key: None for key in ("localize", "segment", "detect") if tree.get(key) == "none"}}
+    return {**tree, **{key: None for key in OPTIONAL if tree.get(key) == LEFT_OUT}}
 
 
 def _fill(value: Any, root: dict[str, Any], within: tuple[str, ...] = ()) -> Any:  # noqa: ANN401
