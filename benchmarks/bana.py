@@ -67,7 +67,7 @@ class Way:
         name: In the table.
         recipe: Its recipe.
         settings: What differs from it.
-        after: The way whose maps and masks it starts from.
+        after: The way that it starts from: its network, or also its maps and masks.
     """
 
     name: str
@@ -81,9 +81,10 @@ LABELLERS = (
     Way("grabcut", BOXES, ("refine=[grabcut]",)),
     Way("boxes + CRF", BOXES),
     Way("gap", BANA, ("localize.method={name: bana, pooling: gap}", "second=[]")),
-    Way("bap without u_0", BANA, ("localize.method={name: bana, background: cam}", "second=[]")),
     Way("bap", BANA),
+    Way("bap without u_0", BANA, ("localize.method={name: bana, background: cam}", "second=[]"), "bap"),
 )
+OURS = next(way for way in LABELLERS if way.name == "bap")
 LEARNERS = (
     Way("Y_crf", BANA, ("segment.loss=cross_entropy",), "bap"),
     Way("Y_ret", BANA, ("segment.loss=cross_entropy", "segment.masks=second"), "bap"),
@@ -98,7 +99,7 @@ def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
     if way.after is not None and not folder.exists():
         shutil.copytree(arguments.runs / f"{way.after}-0", folder)
     settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings, *arguments.settings]
-    settings += [f"segment.seed={seed}"] if way.after is not None else ["segment=none", f"seed={seed}"]
+    settings += [f"segment.seed={seed}"] if way in LEARNERS else ["segment=none", f"seed={seed}"]
     weakseg.run(recipe_path(way.recipe), overrides=settings, until="evaluate")
     return folder
 
@@ -258,7 +259,7 @@ def labels(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
 
 def seconds(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
     """What the steps of labelling take."""
-    folder = ran(LABELLERS[-1], 0, arguments)
+    folder = ran(OURS, 0, arguments)
     torch.set_num_threads(1)
     rows = list(labelling_seconds(folder, arguments.count))
     write_table(rows, arguments.output.with_name(f"{arguments.output.stem}-seconds.csv"))
@@ -268,7 +269,7 @@ def seconds(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
 
 def segmenters(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
     """What is learnt from BANA's masks."""
-    ran(LABELLERS[-1], 0, arguments)
+    ran(OURS, 0, arguments)
     rows: list[Row] = []
     for seed in arguments.seeds:
         for way in LEARNERS:

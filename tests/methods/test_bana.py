@@ -17,11 +17,11 @@ from weakseg.methods.bana import (
     background_queries,
     background_unary,
     definite_background,
-    fill_boxes,
     foreground_unary,
-    grid_padding,
 )
 from weakseg.methods.method import Views
+from weakseg.ops.box_masks import fill_regions
+from weakseg.ops.cells import grid_padding
 from weakseg.ops.maps import resize, unflip
 from weakseg.ops.rois import box_rois, pool_rois, whole_rois
 from weakseg.pipeline.options import checked_options
@@ -204,10 +204,9 @@ def test_gradients_are_those_of_the_definition():
 @pytest.mark.usefixtures("double")
 def test_options_matter():
     batch = crowded()
-    losses = [
-        method_seeing(features_of(batch), **options).losses(batch)["classification"].item() for options in OPTIONS
-    ]
-    assert len(set(losses)) == len(OPTIONS)
+    tried = [*OPTIONS, {"roi": "align"}]
+    losses = [method_seeing(features_of(batch), **options).losses(batch)["classification"].item() for options in tried]
+    assert len(set(losses)) == len(tried)
 
 
 @pytest.mark.parametrize(
@@ -375,8 +374,7 @@ def slow_maps(features, weight, batch, number, *, grid=1, normalize="box", backg
     large = interpolate(features[None], size=size, mode="bilinear", align_corners=True)[0]
     maps = torch.einsum("cd,dhw->chw", weight.flatten(1), large).relu()
     if background == "attention":
-        queries = slow_queries(features, resize(outside, features.shape[-2:], "nearest"), grid)
-        attention = slow_attention(large, queries)
+        attention = slow_attention(large, slow_queries(large, outside, grid))
         unary = torch.where(attention < 0.99 * (attention.max() if relative else 1), 0.0, attention)
     else:
         unary = maps[0] / maps[0].max()
@@ -416,6 +414,15 @@ def test_maps_are_the_definition(options):
         assert torch.equal(maps.features, features[number])
 
 
+@pytest.mark.parametrize("box", [[10, 0, 72, 48], [0, 0, 62, 48], [0, 10, 72, 48], [0, 0, 72, 38]], ids=str)
+def test_certain_background_at_any_margin_is_seen(box):
+    """A strip that is narrower than a cell, on whichever side."""
+    batch = with_boxes(labelled_batch(((0,),)), [[box]], [[0]])
+    maps = Setup("bana", settings={"output_stride": 16}).build().eval().localize(batch, ONE_VIEW)[0]
+    x1, y1, x2, y2 = box
+    assert maps.background[y1:y2, x1:x2].any()
+
+
 def test_background_attention_below_the_threshold_is_dropped():
     attention, outside = torch.tensor([[0.2, 0.74, 0.75]]), torch.tensor([[True, False, False]])
     assert background_unary(attention, outside, 0.99).tolist() == [[1, 0, 0.75]]
@@ -429,23 +436,27 @@ def test_the_maximum_for_the_threshold_is_that_of_the_whole_image():
 
 def test_the_last_of_overlapping_boxes_counts():
     maps = torch.tensor([[[1.0, 2.0, 4.0]]])
-    inside = torch.tensor([[[True, True, True]], [[True, True, False]]])
-    one = torch.zeros(2, dtype=torch.int64)
-    assert foreground_unary(maps, inside, one).tolist() == [[[0.5, 1, 1]]]
-    assert foreground_unary(maps, inside.flip(0), one).tolist() == [[[0.25, 0.5, 1]]]
-    assert foreground_unary(maps, inside[1:], one[1:], "class").tolist() == [[[0.25, 0.5, 0]]]
+    boxes = [((slice(0, 1), slice(0, 3)), 0), ((slice(0, 1), slice(0, 2)), 0)]
+    assert foreground_unary(maps, boxes).tolist() == [[[0.5, 1, 1]]]
+    assert foreground_unary(maps, boxes[::-1]).tolist() == [[[0.25, 0.5, 1]]]
+    assert foreground_unary(maps, boxes[1:], "class").tolist() == [[[0.25, 0.5, 0]]]
+
+
+def test_a_box_between_the_cells_of_a_map_is_nowhere():
+    nothing = (slice(1, 1), slice(0, 2)), 0
+    assert not foreground_unary(torch.ones(1, 2, 3), [nothing]).any()
 
 
 def test_a_class_map_without_a_positive_value_is_zero():
-    assert not foreground_unary(torch.zeros(1, 2, 3), torch.ones(1, 2, 3, dtype=torch.bool), torch.tensor([0])).any()
+    assert not foreground_unary(torch.zeros(1, 2, 3), [((slice(0, 2), slice(0, 3)), 0)]).any()
 
 
 def test_boxes_without_a_map_hold_what_is_not_background():
     scores = torch.full((2, 1, 3), 0.5)
-    inside = torch.tensor([[[True, False, False]], [[True, True, False]], [[False, False, True]]])
-    filled = fill_boxes(scores, torch.tensor([[0.2, 1.0, 0.4]]), inside, torch.tensor([1, 1, 0]))
+    boxes = [((slice(0, 1), slice(start, end)), channel) for start, end, channel in ((0, 1, 1), (0, 2, 1), (2, 3, 0))]
+    filled = fill_regions(scores, 1 - torch.tensor([[0.2, 1.0, 0.4]]), boxes)
     torch.testing.assert_close(filled, torch.tensor([[[0.5, 0.5, 0.6]], [[0.8, 0.0, 0.5]]]))
-    assert fill_boxes(scores, scores[0], inside[:0], torch.zeros(0, dtype=torch.int64)).eq(scores).all()
+    assert fill_regions(scores, scores[0], []).eq(scores).all()
 
 
 @pytest.mark.usefixtures("double")

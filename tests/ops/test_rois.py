@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import grid_sample, interpolate
+from torchvision.ops import roi_align
 
 from weakseg.ops.box_masks import box_pixels
 from weakseg.ops.rois import (
@@ -68,6 +69,19 @@ def regions(maps, align_corners):
     for features, boxes in zip(maps, BOXES, strict=True):
         for box in boxes:
             yield slow_roi(features, box, IMAGE, align_corners)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_points_may_be_those_of_roi_align(stride):
+    image = (6 * stride, 9 * stride)
+    maps = maps_of()
+    boxes = [torch.tensor([[1.0, 0.5, 7.2, 5.9], [0.0, 0.0, 9.0, 6.0], [8.5, 5.0, 9.0, 5.2]]).double() * stride]
+    rois = box_rois(boxes, image, GRID, reading="align")
+    found = sample_rois(maps, rois)
+    for number, box in enumerate(boxes[0]):
+        size = int(rois.heights[number]), int(rois.widths[number])
+        expected = roi_align(maps[:1], [box[None]], size, 1 / stride, sampling_ratio=1, aligned=True)[0]
+        torch.testing.assert_close(found[number][:, : size[0], : size[1]], expected)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

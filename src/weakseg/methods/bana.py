@@ -15,8 +15,9 @@ paper:
 
 - ``grid``, N = 4 in training; ``localize_grid``, N = 1 in generation (Table 1 of the supplement compares 1 to 5).
 - ``bins``, 2 [DIFF]: the code divides every box into 2 x 2 and classifies all four; the paper has one vector, 1.
-- ``align_corners`` [DIFF]: the paper extracts regions by RoIAlign, the code reads points from edge to edge of the box.
-  Their positions are meant for True (our default); the code leaves it to PyTorch, which takes False from 1.3 on.
+- ``roi`` [DIFF]: the paper extracts regions by RoIAlign ("align"), the code reads points from edge to edge of the box
+  ("edges"). The latter's positions are meant for ``align_corners`` (our default); the code leaves it to PyTorch, which
+  does without from 1.3 on.
 - ``min_background``, 0.125 [DIFF]: the code averages plainly where certain background covers no more of the crop.
 - ``background_threshold``, 0.99; with ``relative_threshold`` [DIFF] of the image's maximum, in the paper of 1.
 - ``normalize``, "box" [DIFF]: the code divides a class's map by its maximum in each box, the paper by the image's.
@@ -28,6 +29,7 @@ to decide; a crop without boxes only adds its queries; several views of an image
 box in which nothing speaks for its class is filled with what does not resemble background (``fill_mute``).
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -41,10 +43,12 @@ from weakseg.data.sample import Batch, WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Activation, Method, Views, rescale
 from weakseg.networks.backbone import Backbone
-from weakseg.ops.box_masks import box_pixels, inside_boxes
-from weakseg.ops.maps import class_activation, padded_size, resize, resize_like, strided_size, unflip
+from weakseg.ops.box_masks import Box, fill_regions, inside_boxes, pixel_regions, region_maximum
+from weakseg.ops.cells import grid_cells
+from weakseg.ops.enlarged import masked_means
+from weakseg.ops.maps import class_activation, resize, resize_like, strided_size, unflip
 from weakseg.ops.pooling import gap
-from weakseg.ops.rois import Rois, box_rois, pool_rois, sample_rois, sample_squares, whole_rois
+from weakseg.ops.rois import Reading, Rois, box_rois, pool_rois, sample_rois, sample_squares, whole_rois
 
 Pooling = Literal["bap", "gap"]
 Normalization = Literal["box", "class"]
@@ -70,12 +74,6 @@ def definite_background(batch: Batch) -> Tensor:
     return batch.valid & outside[:, None] & known[:, None, None, None]
 
 
-def grid_padding(length: int, cells: int) -> tuple[int, int]:
-    """How many zeros come before and after, so that ``cells`` divides the length: as many, but all after if odd."""
-    missing = padded_size(length, cells) - length
-    return (0, missing) if missing % 2 else (missing // 2, missing // 2)
-
-
 def background_queries(features: Tensor, definite: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """q_j: mean feature of the certain background in each cell of a grid (Eq. 1).
 
@@ -88,17 +86,26 @@ def background_queries(features: Tensor, definite: Tensor, grid: int) -> tuple[T
         Queries (B, N * N, D), row by row, and (B, N * N) bool, whether the cell has certain background; the query of
         one that has none is 0.
     """
-    rows, columns = (_cells(length, grid, features) for length in features.shape[-2:])
+    rows, columns = (grid_cells(length, grid, features) for length in features.shape[-2:])
     weights = torch.einsum("ih,jw,bhw->bijhw", rows, columns, definite[:, 0]).flatten(1, 2).flatten(2)
     counts = weights.sum(-1)
     return weights @ features.flatten(2).mT / (counts[..., None] + EPS), counts > 0
 
 
-def _cells(length: int, grid: int, like: Tensor) -> Tensor:
-    """(grid, length), 1 where a cell has a row."""
-    before, after = grid_padding(length, grid)
-    cells = (torch.arange(length, device=like.device) + before) // ((before + length + after) // grid)
-    return (cells == torch.arange(grid, device=like.device)[:, None]).to(like.dtype)
+def enlarged_queries(features: Tensor, definite: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """``background_queries`` of features enlarged to the image (bilinear, align_corners=True), for maps (Section 3.2).
+
+    Args:
+        features: (1, D, h, w), f.
+        definite: (1, 1, H, W) bool, M at image size.
+        grid: N.
+
+    Returns:
+        As ``background_queries``.
+    """
+    rows, columns = (grid_cells(length, grid, features).bool() for length in definite.shape[-2:])
+    masks = (rows[:, None, :, None] & columns[None, :, None, :] & definite[0]).flatten(0, 1)
+    return masked_means(features[0], masks)[None], masks.flatten(1).any(1)[None]
 
 
 def background_attention(features: Tensor, queries: Tensor, valid: Tensor, rois: Rois) -> Tensor:
@@ -136,42 +143,23 @@ def background_unary(attention: Tensor, outside: Tensor, threshold: float = 0.99
     return torch.where(outside, 1.0, torch.where(attention < least, 0.0, attention))
 
 
-def foreground_unary(maps: Tensor, inside: Tensor, channels: Tensor, normalization: Normalization = "box") -> Tensor:
+def foreground_unary(maps: Tensor, boxes: Sequence[Box], normalization: Normalization = "box") -> Tensor:
     """u_c: class maps, normalised, within the boxes of their class (Eq. 5).
 
     Args:
         maps: (P, H, W), not negative.
-        inside: (n, H, W) bool, the pixels of each box; of overlapping boxes of one class the last counts.
-        channels: (n,) int64 in [0, P), the map of each box's class.
+        boxes: Regions, and in [0, P) the map of each box's class; of overlapping boxes of one class the last counts.
         normalization: Divide by the maximum in the box ("box" [DIFF]), or in the whole map ("class").
 
     Returns:
         (P, H, W) in [0, 1], 0 outside the class's boxes.
     """
     unaries = torch.zeros_like(maps)
-    for box, channel in zip(inside, channels.tolist(), strict=True):
+    for region, channel in boxes:
         seen = maps[channel]
-        highest = (seen * box if normalization == "box" else seen).max()
-        unaries[channel] = torch.where(box, seen / (highest + EPS), unaries[channel])
+        highest = region_maximum(seen, region) if normalization == "box" else seen.max()
+        unaries[channel][region] = seen[region] / (highest + EPS)
     return unaries
-
-
-def fill_boxes(scores: Tensor, background: Tensor, inside: Tensor, channels: Tensor) -> Tensor:
-    """1 - u_0, what does not resemble background, in boxes whose class has no map (Section 4.3).
-
-    Args:
-        scores: (P, H, W), u_c.
-        background: (H, W), u_0 in [0, 1].
-        inside: (n, H, W) bool, the pixels of those boxes.
-        channels: (n,) int64 in [0, P), the map of each box's class.
-
-    Returns:
-        (P, H, W).
-    """
-    filled = torch.zeros_like(scores, dtype=torch.bool)
-    for box, channel in zip(inside, channels.tolist(), strict=True):
-        filled[channel] |= box
-    return torch.where(filled, 1 - background, scores)
 
 
 class BANA(Method):
@@ -186,8 +174,10 @@ class BANA(Method):
         pooling: ``"bap"``, weights 1 - A (Eq. 4); ``"gap"``, plain averages, A = 0.
         grid: N, cells along each side for the queries in training.
         bins: Every box is pooled in ``bins`` x ``bins`` parts, which overlap if need be (code 2, paper 1).
-        align_corners: Read features in boxes where the positions are meant to be; otherwise half a cell too far at the
-            margins, as with a recent PyTorch the published code does.
+        roi: Where features are read in boxes: ``"edges"``, from edge to edge (code), or ``"align"``, as RoIAlign does
+            (paper); as many points as cells that the box touches.
+        align_corners: For ``roi: edges``: read where the positions are meant to be; otherwise half a cell too far at
+            the margins, as with a recent PyTorch the published code does.
         min_background: Share of a crop that certain background must exceed for background-aware pooling, for ``"bap"``
             (code 0.125, paper 0).
         localize_grid: N, when maps are read, for ``background: attention``.
@@ -222,6 +212,7 @@ class BANA(Method):
         pooling: Pooling = "bap",
         grid: Annotated[int, Field(ge=1)] = 4,
         bins: Annotated[int, Field(ge=1)] = 2,
+        roi: Reading = "edges",
         align_corners: bool = True,
         min_background: Annotated[float, Field(ge=0, le=1)] = 0.125,
         localize_grid: Annotated[int, Field(ge=1)] = 1,
@@ -234,11 +225,13 @@ class BANA(Method):
         fill_mute: bool = True,
     ) -> None:
         super().__init__(backbone, num_classes)
-        for given, known in ((pooling, Pooling), (normalize, Normalization), (background, BackgroundSource)):
+        chosen = ((pooling, Pooling), (roi, Reading), (normalize, Normalization), (background, BackgroundSource))
+        for given, known in chosen:
             _check(given, known)
         self.head = nn.Conv2d(backbone.channels, num_classes + 1, kernel_size=1, bias=False)
         nn.init.normal_(self.head.weight, std=0.01)
-        self.pooling, self.grid, self.bins, self.align_corners = pooling, grid, bins, align_corners
+        self.pooling, self.grid, self.bins = pooling, grid, bins
+        self.roi, self.align_corners = roi, align_corners
         self.min_background, self.localize_grid, self.normalize = min_background, localize_grid, normalize
         self.background, self.keep_features = background, keep_features
         self.background_threshold, self.relative_threshold = background_threshold, relative_threshold
@@ -286,7 +279,8 @@ class BANA(Method):
         queries, valid = background_queries(features, resize_like(definite, features, "nearest"), self.grid)
         kept = [self.learnt[classes] for classes in batch.box_classes]
         boxes = [boxes[its] for boxes, its in zip(batch.boxes, kept, strict=True)]
-        rois = box_rois(boxes, _size(batch.images), _size(features), align_corners=self.align_corners)
+        sizes = _size(batch.images), _size(features)
+        rois = box_rois(boxes, *sizes, reading=self.roi, align_corners=self.align_corners)
         attention = features.new_zeros(len(rois), rois.rows.shape[1], rois.columns.shape[1])
         if self.pooling == "bap":
             enough = definite.mean((1, 2, 3)) > self.min_background
@@ -333,15 +327,18 @@ class BANA(Method):
         own = [(features[number, None], mirrored) for features, mirrored in seen]
         views = [self._read(features, definite[number, None], classes, grid, mirrored) for features, mirrored in own]
         maps = torch.stack(views).mean(0)
-        inside = resize(box_pixels(batch.boxes[number], size), grid, "nearest")
-        scores = foreground_unary(maps[1:], inside, channels, self.normalize)
+        boxes = list(zip(pixel_regions(batch.boxes[number], size, grid), channels.tolist(), strict=True))
+        scores = foreground_unary(maps[1:], boxes, self.normalize)
         background = self._background(maps[0], resize(definite[number, 0], grid, "nearest"))
-        mapless = ~self.learnt[batch.box_classes[number]]
-        if self.fill_mute:
-            mapless |= (maps[1:][channels] * inside).amax((1, 2)) <= 0
-        scores = fill_boxes(scores, background, inside[mapless], channels[mapless])
+        learnt = self.learnt[batch.box_classes[number]].tolist()
+        scores = fill_regions(scores, 1 - background, self._mapless(maps[1:], boxes, learnt))
         features = _together(own).cpu() if self.keep_features else None
         return LocalizationMaps(classes.cpu(), scores.cpu(), size, background.cpu(), features)
+
+    def _mapless(self, maps: Tensor, boxes: Sequence[Box], learnt: Sequence[bool]) -> list[Box]:
+        """The boxes whose class is not learnt, or does not show in them."""
+        mute = [self.fill_mute and not region_maximum(maps[channel], region) for region, channel in boxes]
+        return [box for box, known, silent in zip(boxes, learnt, mute, strict=True) if silent or not known]
 
     def _read(self, features: Tensor, definite: Tensor, classes: Tensor, grid: Size, mirrored: bool) -> Tensor:
         """(1 + P, *grid) evidence for background and for each class in one view (1, D, h, w), in the image's frame."""
@@ -349,8 +346,7 @@ class BANA(Method):
         weight = self.head.weight[torch.cat([classes.new_zeros(1), classes + 1])]
         maps = resize(class_activation(features, weight)[0], grid, align_corners=True).relu()
         if self.background == "attention":
-            certain = resize_like(definite.to(features.dtype), features, "nearest")
-            queries, valid = background_queries(features, certain, self.localize_grid)
+            queries, valid = enlarged_queries(features, definite, self.localize_grid)
             maps[0] = background_attention(features, queries, valid, whole_rois(grid, features))[0]
         return unflip(maps) if mirrored else maps
 

@@ -4,23 +4,29 @@ Boxes are (n, 4), x1 y1 x2 y2 in pixels, upper bounds exclusive. A box covers th
 whole numbers mean what they say, and a box of at least one pixel in width and height covers at least one.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 Size = tuple[int, int]
 Region = tuple[slice, slice]
+Box = tuple[Region, int]
+"""Where a box is on some maps, and the number of the map that it is about."""
 
 
-def pixel_regions(boxes: Tensor, size: Size) -> list[Region]:
+def pixel_regions(boxes: Tensor, size: Size, grid: Size | None = None) -> list[Region]:
     """Rows and columns of the pixels that each box covers, within the image; empty where it covers none.
 
     Args:
         boxes: (n, 4), n may be 0.
         size: Height and width of the image.
+        grid: Those of a map onto which its pixels are shrunk (nearest neighbour), if it is not the image itself.
     """
-    height, width = size
+    (height, width), (rows, columns) = size, grid or size
     limits = torch.tensor([width, height] * 2)
     bounds = (boxes.detach().cpu().double() - 0.5).ceil().long().clamp(min=0).minimum(limits)
+    bounds = -(-bounds * torch.tensor([columns, rows] * 2) // limits)
     return [(slice(y1, max(y1, y2)), slice(x1, max(x1, x2))) for x1, y1, x2, y2 in bounds.tolist()]
 
 
@@ -28,6 +34,19 @@ def region_area(region: Region) -> int:
     """Number of pixels."""
     height, width = (int(part.stop) - int(part.start) for part in region)
     return height * width
+
+
+def region_maximum(values: Tensor, region: Region) -> Tensor:
+    """The highest of (H, W) values in a region, 0 where that has no pixel."""
+    return values[region].max() if region_area(region) else values.new_zeros(())
+
+
+def fill_regions(maps: Tensor, values: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """Maps (P, H, W) that have other values, (H, W), in the boxes that are about them."""
+    filled = maps.clone()
+    for region, number in boxes:
+        filled[number][region] = values[region]
+    return filled
 
 
 def painting_order(regions: list[Region]) -> list[int]:

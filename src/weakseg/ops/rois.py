@@ -14,11 +14,13 @@ centres; what is outside the map is 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 Size = tuple[int, int]
+Reading = Literal["edges", "align"]
 NOWHERE = -1.0  # a position at which no cell counts
 
 
@@ -54,8 +56,15 @@ def _tents(positions: Tensor, length: int, like: Tensor) -> Tensor:
     return (1 - (positions[..., None] - centres).abs()).relu().to(like.dtype)
 
 
-def box_rois(boxes: Sequence[Tensor], image_size: Size, map_size: Size, *, align_corners: bool = True) -> Rois:
-    """A grid of equally spaced points from edge to edge of every box, both edges included.
+def box_rois(
+    boxes: Sequence[Tensor],
+    image_size: Size,
+    map_size: Size,
+    *,
+    reading: Reading = "edges",
+    align_corners: bool = True,
+) -> Rois:
+    """A grid of equally spaced points in every box.
 
     There are as many rows as cells that the box touches, ceil(bottom) - floor(top), counted with pixel 0 on the first
     and the last pixel on the last cell's centre, and at least one, which then lies on the upper edge.
@@ -64,28 +73,36 @@ def box_rois(boxes: Sequence[Tensor], image_size: Size, map_size: Size, *, align
         boxes: For each of B images (n_b, 4).
         image_size: Height and width of the image.
         map_size: Height and width of its map.
-        align_corners: The points lie as they are counted; otherwise, as with PyTorch's ``grid_sample`` by default,
-            they are spread over the cells' outer edges, half a cell too far at the margins.
+        reading: ``"edges"``: from edge to edge, both edges included; ``"align"``: in the middle of as many parts of the
+            box, as RoIAlign reads with one sample a bin, cells being as wide as pixels times the map's scale.
+        align_corners: For ``"edges"``: the points lie as they are counted; otherwise, as with PyTorch's ``grid_sample``
+            by default, they are spread over the cells' outer edges, half a cell too far at the margins.
 
     Returns:
         The boxes of all images, in their order.
     """
     corners = torch.cat(list(boxes))
     x1, y1, x2, y2 = corners.unbind(1)
-    rows, heights = _points(y1, y2, image_size[0], map_size[0], align_corners)
-    columns, widths = _points(x1, x2, image_size[1], map_size[1], align_corners)
+    rows, heights = _points(y1, y2, image_size[0], map_size[0], reading, align_corners)
+    columns, widths = _points(x1, x2, image_size[1], map_size[1], reading, align_corners)
     image = torch.cat([corners.new_full((len(own),), number, dtype=torch.int64) for number, own in enumerate(boxes)])
     return Rois(image, rows, columns, heights, widths)
 
 
-def _points(low: Tensor, high: Tensor, pixels: int, cells: int, align_corners: bool) -> tuple[Tensor, Tensor]:
+def _points(
+    low: Tensor, high: Tensor, pixels: int, cells: int, reading: Reading, align_corners: bool
+) -> tuple[Tensor, Tensor]:
     """(n, P) positions along one axis, and (n,) how many of them there are."""
     span = max(pixels - 1, 1)
     start, end = low * (cells - 1) / span, high * (cells - 1) / span
     counts = (end.ceil() - start.floor()).clamp(min=1).long()
+    steps = torch.arange(int(counts.max()) if len(counts) else 0, device=low.device, dtype=low.dtype)
+    if reading == "align":
+        shares = (steps + 0.5) / counts[:, None]
+        positions = (low[:, None] + shares * (high - low)[:, None]) * cells / pixels - 0.5
+        return torch.where(steps < counts[:, None], positions.clamp(0, cells - 1), NOWHERE), counts
     if not align_corners:
         start, end = low * cells / span - 0.5, high * cells / span - 0.5
-    steps = torch.arange(int(counts.max()) if len(counts) else 0, device=low.device, dtype=low.dtype)
     shares = steps / (counts - 1).clamp(min=1)[:, None]
     positions = start[:, None] + shares * (end - start)[:, None]
     return torch.where(steps < counts[:, None], positions, NOWHERE), counts

@@ -6,7 +6,7 @@ from tests.vectors.adapters.convert import floats, ints
 
 
 def grid_padding(inputs, parameters):
-    from weakseg.methods.bana import grid_padding
+    from weakseg.ops.cells import grid_padding
 
     sides, cells = (inputs["h"], inputs["w"]), parameters["grid"]
     (top, bottom), (left, right) = (grid_padding(side, cells) for side in sides)
@@ -61,13 +61,12 @@ def _pooled(features, rows, columns, weights, bins):
 
 def foreground_unary(inputs, parameters):
     from weakseg.methods.bana import foreground_unary
-    from weakseg.ops.box_masks import box_pixels
+    from weakseg.ops.box_masks import pixel_regions
 
     maps = floats(inputs["cam"])[None].relu()
-    inside = box_pixels(floats(inputs["boxes_xyxy_exclusive"]), maps.shape[-2:])
-    channels = torch.zeros(len(inside), dtype=torch.int64)
+    boxes = [(region, 0) for region in pixel_regions(floats(inputs["boxes_xyxy_exclusive"]), maps.shape[-2:])]
     normalization = "class" if parameters["variant"] in ("class_max", "paper") else "box"
-    return {"u": foreground_unary(maps, inside, channels, normalization)[0]}
+    return {"u": foreground_unary(maps, boxes, normalization)[0]}
 
 
 def background_unary(inputs, parameters):
