@@ -14,6 +14,7 @@ from tests.data.trees import (
     refusal,
     voc_tree,
 )
+from weakseg.data.annotations import read_annotation
 from weakseg.data.audit import audit
 from weakseg.data.catalog import open_dataset
 from weakseg.data.findings import Severity
@@ -70,6 +71,22 @@ def the_problem(root, *words, check="unreadable", severity=Severity.ERROR):
     assert found[:2] == (check, severity)
     for word in words:
         assert str(word) in f"{found[2]}: {found[3]}"
+
+
+@pytest.mark.parametrize("encoding", ["foo", "hex"])
+def test_an_encoding_that_nobody_knows(tmp_path, encoding):
+    put_text(tmp_path / "a.xml", f'<?xml version="1.0" encoding="{encoding}"?><annotation/>')
+    refusal(lambda: read_annotation(tmp_path / "a.xml"), tmp_path / "a.xml", "cannot be read as an annotation")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [("/a,cat,1,1,5,5\n", "is not a plain path"), ("", "names no class")],
+)
+def test_a_table_of_boxes_that_names_no_class(tmp_path, lines, words):
+    root = box_tree(tmp_path)
+    put_text(root / "boxes.csv", f"image,class,x1,y1,x2,y2\n{lines}")
+    refusal(lambda: FolderDataset(root), "boxes.csv", words)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -289,11 +306,6 @@ def test_sizes_in_a_voc_tree_are_compared(tmp_path):
     put_text(root / "Annotations/a.xml", text.replace("<width>48</width>", "<width>40</width><height>48</height>"))
     report = audit([open_dataset("auto", root, "train")], BOXES)
     assert [one.check for one in report.errors] == ["size"]
-
-
-def test_nothing_names_the_classes(tmp_path):
-    put_text(box_tree(tmp_path) / "boxes.csv", HEADER)
-    refusal(lambda: FolderDataset(tmp_path), tmp_path / "tags.csv", "no classes are known")
 
 
 def test_an_annotation_that_is_broken_hides_no_others(tmp_path):

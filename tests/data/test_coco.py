@@ -9,6 +9,7 @@ from weakseg.data.audit import audit
 from weakseg.data.catalog import open_dataset
 from weakseg.data.coco import CocoDataset
 from weakseg.data.coco_file import _read, read_coco
+from weakseg.data.findings import Severity
 from weakseg.data.folder import FolderDataset
 from weakseg.data.pseudo import WeaklyLabelled, WithSaliency
 from weakseg.data.sample import IGNORE, WeakLabel
@@ -253,7 +254,7 @@ def with_entry(**fields):
         ({"image_id": 77}, "boxes-image", ("is of the image 77, which 'images' lacks",)),
         ({"image_id": {}}, "boxes-image", ("which 'images' lacks",)),
         ({"bbox": [40, 1, 20, 5]}, "box", ("x 40, y 1, width 20, height 5", "12 pixels outside", "from 0")),
-        ({"bbox": [4, 1, 0, 5]}, "box", ("has no area", "width and height above 0")),
+        ({"bbox": [4, 1, -1, 5]}, "box", ("has no area", "width and height above 0")),
         ({"bbox": [0, 0, 20, 10]}, "box", ("stands there 2 times",)),
     ],
 )
@@ -261,6 +262,38 @@ def test_bad_annotations(tmp_path, fields, check, words):
     root = changed(tmp_path, with_entry(**fields))
     number = 2 if "2 times" in words[0] else 99
     the_error(root, check, f"{root / JSON}, annotation {number}: ", *words)
+
+
+def test_a_box_without_width_is_left_out(tmp_path):
+    root = changed(tmp_path, with_entry(bbox=[4, 1, 0, 5]))
+    found = [one for one in audit([CocoDataset(root)], frozenset()).findings if one.check == "tiny-box"]
+    assert [one.severity for one in found] == [Severity.WARNING]
+    assert "has no area, and is left out" in found[0].problem
+    assert len(CocoDataset(root).sample("a").boxes) == len(CocoDataset(coco_tree(tmp_path / "as-is")).sample("a").boxes)
+
+
+def test_a_size_that_no_image_has(tmp_path):
+    root = changed(tmp_path, lambda content: content["images"][0].update(width=10**12, height=10**12))
+    refusal(lambda: CocoDataset(root).mask("a"), JSON, "'a' is 1000000000000 x 1000000000000 pixels")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"id": 2**60 + 1, "name": "cow"}, "no number of its own"),
+        ({"id": 10**400, "name": "cow"}, "no number of its own"),
+        ({"id": 30, "name": "background"}, "'background' is listed"),
+        ({"id": 30, "name": "cat"}, "'cat' stands twice"),
+    ],
+)
+def test_categories_that_cannot_be(tmp_path, entry, words):
+    root = changed(tmp_path, lambda content: content["categories"].append(entry))
+    refusal(lambda: CocoDataset(root), root / JSON, words)
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    root = changed(tmp_path, lambda content: content["images"].append({"id": 5, "file_name": "x" * 5000}))
+    the_error(root, "boxes-image", "longer than file names can be")
 
 
 def test_an_entry_that_is_no_object(tmp_path):

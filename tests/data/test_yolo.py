@@ -79,6 +79,8 @@ def test_nothing_names_the_classes(tmp_path):
         ("-1 0.5 0.5 1 1", ("has the class -1",)),
         ("0.5 0.5 0.5 1 1", ("'0.5' is not a whole number",)),
         ("cat 0.5 0.5 1 1", ("'cat' is not a whole number",)),
+        ("+-1 0.5 0.5 1 1", ("'+-1' is not a whole number",)),
+        (f"{'1' * 5000} 0.5 0.5 1 1", ("is not a whole number",)),
         ("0 0.5 0.5 1", ("has 4 columns instead of 5",)),
         ("0 0.1 0.1 0.9 0.1 0.9 0.9", ("has 7 columns instead of 5, as a polygon has",)),
         ("0 0.5 x 1 1", ("'x' is not a number",)),

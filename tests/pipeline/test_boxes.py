@@ -110,6 +110,14 @@ def test_what_is_outside_all_boxes_is_background_in_both_masks(root, finished):
             assert mask.eq(0).all()
 
 
+def test_images_without_certain_background_are_told(root, tmp_path):
+    covered, screen = shutil.copytree(root, tmp_path / "covered"), Screen()
+    put_boxes(covered / "Annotations/s02.xml", ("disc", 1, 1, 64, 48))
+    run(bana(covered, tmp_path / "run"), reporter=screen, until="localize")
+    told = [line for line in screen.lines if "whole image 's02': nothing in it is background" in line]
+    assert len(told) == 1
+
+
 def test_boxes_are_classified(root, finished, tmp_path):
     """Counted again from the weights, image by image; the run is as it was but for its numbers."""
     copied = tmp_path / "copied"
@@ -201,7 +209,8 @@ def test_bana_learns_from_boxes_and_some_true_masks(partly, tmp_path):
     settings = bana(partly, tmp_path / "semi")
     run({**settings, "segment": {**settings["segment"], "true_masks": "few"}})
     found = measured(tmp_path / "semi")
-    assert {found[name]["images"] for name in ("mask@train", "second@train", "agreed@train")} == {TRAIN - 2}
+    labels = ("seed@train", "mask@train", "second@train", "agreed@train")
+    assert {found[name]["images"] for name in labels} == {TRAIN - 2}
     assert found["seg@val"]["supervision"] == "boxes+masks"
 
 
@@ -209,6 +218,12 @@ def test_an_image_without_boxes_or_mask_is_named_before_training(partly, tmp_pat
     folder = tmp_path / "none"
     refusal(lambda: run(bana(partly, folder)), "s00", "no boxes (and 1 more)", "segment.true_masks")
     assert not folder.exists()
+
+
+def test_it_is_so_where_the_method_alone_needs_boxes(partly, tmp_path):
+    settings = bana(partly, tmp_path / "none", refine=["crf"], second=[])
+    settings["segment"] = {**settings["segment"], "loss": "cross_entropy"}
+    refusal(lambda: run(settings), "s00", "no boxes (and 1 more)", "segment.true_masks")
 
 
 def test_pseudo_masks_give_way_to_true_ones_and_to_each_other(root, finished):

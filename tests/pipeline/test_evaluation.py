@@ -63,8 +63,9 @@ def evaluator(**more):
 def test_every_metric_is_that_of_its_class(root, maps):
     dataset = open_dataset("auto", root, "val")
     measuring = evaluator(metrics=("soft", "boundary_f1", "contour_f"), confusion=PAIRS)
-    measuring.sweep(open_dataset("auto", root, "train"), maps)
-    measuring.seeds("val", dataset, maps, Flags())
+    train_set = open_dataset("auto", root, "train")
+    measuring.sweep(train_set, maps, train_set.ids)
+    measuring.seeds("val", dataset, maps, Flags(), dataset.ids)
     found = measuring.measured.results["seed@val"].others
     soft, boundary, contour = SoftLocalization(3), SetBoundary(), SetContour(3)
     ratios = ConfusionRatio([(1, 1), (2, 2)])

@@ -16,10 +16,12 @@ class Notation:
     Attributes:
         has_area: What is true of a box with an area.
         counting: How places are counted.
+        flat_boxes: Whether boxes without width or height occur in data sets as they are published (COCO's has some).
     """
 
     has_area: str
     counting: str
+    flat_boxes: bool = False
 
 
 VOC_NOTATION = Notation("xmin <= xmax, ymin <= ymax", "pixels are counted from 1")
@@ -94,7 +96,7 @@ def read_annotation(path: Path) -> Annotation:
         return Annotation(tuple(_box(element) for element in root.iterfind("object")), _size(root))
     except FileNotFoundError as error:
         raise UserError("there is no such file", where=path, remedy="Put the annotation there") from error
-    except (OSError, expat.ExpatError, ValueError) as error:
+    except (OSError, expat.ExpatError, LookupError, ValueError) as error:  # LookupError: an encoding nobody knows
         raise UserError(f"cannot be read as an annotation ({error})", where=path, remedy=remedy) from error
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,19 @@ class ClassList:
     """
 
     names: tuple[str, ...]
+
+    @classmethod
+    def named_in(cls, names: Sequence[str], where: Path) -> "ClassList":
+        """The classes that a file of the data names.
+
+        Raises:
+            UserError: As above; names the file.
+        """
+        try:
+            return cls(tuple(names))
+        except UserError as error:
+            remedy = f"{error.remedy}; correct the file, or name the classes that count in data.classes"
+            raise UserError(error.problem, where=where, remedy=remedy) from error
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MAX_CLASSES:

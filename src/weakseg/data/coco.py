@@ -25,11 +25,12 @@ from weakseg.data.coco_masks import area, decoded, encoded
 from weakseg.data.dataset import OBJECTS, Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
 from weakseg.data.folder import check_split, repeated_findings
-from weakseg.data.images import image_size
+from weakseg.data.images import MAX_PIXELS, image_size
 from weakseg.data.objects import Objects
 from weakseg.data.sample import IGNORE
 from weakseg.data.tables import read_classes, read_ids
 from weakseg.errors import UserError
+from weakseg.registry import near_matches
 
 FOLDERS = ("annotations", "coco_json", "")
 LISTS = ("ImageSets/Segmentation", "ImageSets", "ImageSets/Main", "splits")
@@ -156,17 +157,14 @@ class CocoDataset(Dataset):
                 yield Finding(Severity.ERROR, "missing", str(self._list_file), what, remedy)
 
     def _chosen_classes(self, classes: Sequence[str] | None) -> ClassList:
-        every = ClassList(tuple(self._file.categories.values()))
-        file = self.json.parent / "classes.txt"
+        names, file = tuple(self._file.categories.values()), self.json.parent / "classes.txt"
         if classes is None and not file.is_file():
-            return every
+            return ClassList.named_in(names, self.json)
         chosen = ClassList(tuple(classes)) if classes is not None else read_classes(file)
         for name in chosen.names:
-            try:
-                every.index(name)
-            except UserError as error:
+            if name not in names:
                 where = file if classes is None else self.json
-                raise UserError(error.problem, where=where, remedy=error.remedy) from error
+                raise UserError(f"unknown class '{name}'", where=where, remedy=near_matches(name, names))
         return chosen
 
     def _folder_of_images(self) -> Path:
@@ -185,7 +183,13 @@ class CocoDataset(Dataset):
 
     def _size(self, image_id: str) -> tuple[int, int]:
         image = self._file.images[image_id]
-        return image.size or image_size(self.image_folder / image.file_name)
+        if image.size is None:
+            return image_size(self.image_folder / image.file_name)
+        height, width = image.size
+        if height * width > MAX_PIXELS:
+            what = f"says that the image '{image_id}' is {width} x {height} pixels"
+            raise UserError(what, where=self.json, remedy="Correct its width and height")
+        return image.size
 
     def _encoded(self, one: CocoObject, size: tuple[int, int]) -> dict[str, object]:
         assert one.segmentation is not None

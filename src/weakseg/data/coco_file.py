@@ -20,8 +20,10 @@ from weakseg.data.ids import check_id, id_of
 from weakseg.data.tables import read_text
 from weakseg.errors import UserError
 
-NOTATION = Notation("width and height above 0", "bbox is x, y, width and height in pixels, counted from 0")
+COUNTING = "bbox is x, y, width and height in pixels, counted from 0"
+NOTATION = Notation("width and height above 0", COUNTING, flat_boxes=True)
 REMEDY = "Correct it; it should be like COCO's instances_val2017.json"
+LARGEST_NUMBER = 2**53  # of a category; beyond, floating-point numbers skip some
 KEPT_FILES = 2  # in memory: those of training and validation
 
 
@@ -284,10 +286,12 @@ def _categories(content: dict[str, Any], path: Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for position, entry in enumerate(_list(content, "categories", path)):
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(number, int) or not isinstance(name, str) or not name.strip() or number in found:
+        named = isinstance(name, str) and bool(name.strip())
+        if not isinstance(number, int) or abs(number) > LARGEST_NUMBER or number in found or not named:
             what = f"its category {_number(entry, position)} has no name, or no number of its own"
-            raise UserError(what, where=path, remedy="Give each category an id and a name")
-        found[number] = name.strip()
+            remedy = f"Give each category a name and an id, a whole number up to {LARGEST_NUMBER}"
+            raise UserError(what, where=path, remedy=remedy)
+        found[number] = str(name).strip()
     if not found:
         raise UserError("has no categories", where=path, remedy=REMEDY)
     return found

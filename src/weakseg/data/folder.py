@@ -16,9 +16,11 @@ Folders by split, and the ``data.yaml`` of YOLO, are understood as well; see ``l
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from weakseg.data.annotations import Annotation
 from weakseg.data.box_sources import box_findings, find_boxes
+from weakseg.data.boxes import BoxSource
 from weakseg.data.classes import ClassList
 from weakseg.data.dataset import Dataset, existing, unique
 from weakseg.data.findings import Finding, Severity
@@ -154,9 +156,26 @@ class FolderDataset(Dataset):
         listed = () if self.source is None else self.source.class_names()
         names = listed if self._boxes_say else sorted({name for row in self._rows for name in row.names})
         if names:
-            return ClassList(tuple(names))
+            return ClassList.named_in(names, self._classes_file)
+        if self.source is not None and self._boxes_say:
+            self._refuse_nameless(self.source)
         what = "has no tags" if self.table.is_file() else "is missing, so that no classes are known"
         raise UserError(what, where=self.table, remedy=EXAMPLE)
+
+    @property
+    def _classes_file(self) -> Path:
+        """Which file, or folder of files, names the classes."""
+        if self.source is None or not self._boxes_say:
+            return self.table
+        return self.source.table or self.source.file("ID").parent
+
+    def _refuse_nameless(self, source: BoxSource) -> NoReturn:
+        """There are boxes, and none of them has a class: say why, if something is wrong with them."""
+        if source.stray:
+            raise source.stray[0]
+        raise UserError(
+            "names no class", where=self._classes_file, remedy="Write boxes with their classes, or a tags.csv"
+        )
 
     def _list_file(self) -> Path:
         if self._arranged:

@@ -177,7 +177,11 @@ def _other_size(seen: Inspection, path: Path, size: tuple[int, int]) -> UserErro
 
 def _check_corners(seen: Inspection, box: Box, where: str) -> Iterator[Finding]:
     x1, y1, x2, y2 = box.corners
-    if x2 <= x1 or y2 <= y1:
+    if box.notation.flat_boxes and (x2 == x1 or y2 == y1) and x2 >= x1 and y2 >= y1:
+        seen.tiny += 1
+        what = f"{_described(box)} has no area, and is left out"
+        yield Finding(Severity.WARNING, "tiny-box", where, what, f"Correct or remove it ({box.notation.has_area})")
+    elif x2 <= x1 or y2 <= y1:
         remedy = f"Correct or remove it ({box.notation.has_area})"
         yield Finding(Severity.ERROR, "box", where, f"{_described(box)} has no area", remedy)
     elif seen.size is not None:

@@ -10,6 +10,7 @@
 The class is a number from 0, the others are shares of the image's width and height.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from weakseg.errors import UserError
 CLASSES = "classes.txt"
 KEYS = ("x", "y", "width", "height")
 POLYGON = 6  # numbers of a triangle, without the class
+CLASS = re.compile(r"[+-]?[0-9]{1,9}")
 NOTATION = Notation("width and height above 0", "places are shares of the image, from 0 to 1, x and y of the centre")
 REMEDY = "Write 'CLASS X Y WIDTH HEIGHT', such as '0 0.5 0.5 0.25 0.3', shares of the image with the centre first"
 
@@ -84,7 +86,7 @@ class YoloBoxes(BoxSource):
             polygon = ", as a polygon has" if len(words) > POLYGON and len(words) % 2 else ""
             raise ValueError(f"has {len(words)} columns instead of {len(KEYS) + 1}{polygon}")
         number, places = words[0], words[1:]
-        if not number.lstrip("+-").isdecimal():
+        if not CLASS.fullmatch(number):
             raise ValueError(f"the class '{number}' is not a whole number")
         if not 0 <= int(number) < len(self.names):
             what = f"has the class {number}, but there are {len(self.names)} classes, counted from 0"

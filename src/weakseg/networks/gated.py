@@ -141,6 +141,7 @@ class FrozenASPP(nn.Module):
         self.branches = nn.ModuleList([new_layer(channels, width), *dilated])
         self.whole = new_layer(channels, width)
         self.join = new_layer(width * (len(rates) + 2), width, dropout=0.5)
+        hold_statistics(self, "statistics")
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) to (B, width, h, w)."""

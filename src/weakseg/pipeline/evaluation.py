@@ -1,7 +1,7 @@
 """Measuring seeds, pseudo-masks and predictions against true masks, each under the name of its protocol."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -94,10 +94,10 @@ class Evaluator:
         self.provenance, self.reporter = provenance, reporter
         self.measured = Measured()
 
-    def sweep(self, dataset: Dataset, maps: Callable[[str], Path]) -> None:
-        """Find the background threshold at which the maps' seeds agree best with the truth."""
+    def sweep(self, dataset: Dataset, maps: Callable[[str], Path], among: Collection[str]) -> None:
+        """Find the background threshold at which the maps' seeds agree best with the truth, on some images."""
         sweep = SeedSweep(len(dataset.classes) + 1)
-        ids = masked_ids(dataset)
+        ids = [image_id for image_id in masked_ids(dataset) if image_id in among]
         with self.reporter.track("sweep thresholds", len(ids)) as bar:
             for image_id in ids:
                 full = at_image_size(LocalizationMaps.load(maps(image_id)))
@@ -106,8 +106,10 @@ class Evaluator:
         self.measured.curve = sweep.curve(self.provenance.absent)
         self.measured.threshold = sweep.best(self.provenance.absent)[0]
 
-    def seeds(self, split: str, dataset: Dataset, maps: Callable[[str], Path], flags: Flags) -> None:
-        """Measure what the maps give at the threshold found by ``sweep``."""
+    def seeds(
+        self, split: str, dataset: Dataset, maps: Callable[[str], Path], flags: Flags, among: Collection[str]
+    ) -> None:
+        """Measure what the maps of some images give at the threshold found by ``sweep``."""
         assert self.measured.threshold is not None
         background = ThresholdBackground(value=self.measured.threshold)
 
@@ -118,7 +120,7 @@ class Evaluator:
         def seed(image_id: str) -> Tensor:
             return pseudo_mask(background.refine(torch.empty(0), full(image_id)))
 
-        self.measure("seed", split, dataset, seed, flags, full)
+        self.measure("seed", split, dataset, seed, flags, full, among=frozenset(among))
 
     def measure(
         self,

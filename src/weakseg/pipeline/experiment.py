@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from weakseg.data.dataset import FILE_OF, Dataset
+from weakseg.data.images import image_size
 from weakseg.data.pseudo import WithSaliency
 from weakseg.data.sample import WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
+from weakseg.ops.box_masks import inside_boxes
 from weakseg.pipeline import build
 from weakseg.pipeline.box_accuracy import check_box_accuracy
 from weakseg.pipeline.checks import audit_all
@@ -104,10 +106,13 @@ class Experiment:
 
     @property
     def pseudo_ids(self) -> tuple[str, ...]:
-        """The training images that get pseudo-masks: all, or those with boxes where a refiner needs them."""
-        if not any(step.kind.needs_boxes for step in self.steps):
-            return self.train_set.ids
-        return self._boxed_ids
+        """The training images that get pseudo-masks: all, or those with boxes where method or refiner needs them."""
+        needed = WeakLabel.BOXES in self.needs or any(step.kind.needs_boxes for step in self.steps)
+        return self._boxed_ids if needed else self.train_set.ids
+
+    def seed_ids(self, dataset: Dataset) -> tuple[str, ...]:
+        """The images of a set whose maps say something: all, or those with boxes where the method needs them."""
+        return _boxed(dataset) if WeakLabel.BOXES in self.needs else dataset.ids
 
     @property
     def seed_sets(self) -> list[Dataset]:
@@ -201,8 +206,19 @@ class Experiment:
     @cached_property
     def _boxed_ids(self) -> tuple[str, ...]:
         """The training images whose boxes are known, be it that there are none."""
-        kind, train_set = FILE_OF[WeakLabel.BOXES], self.train_set
-        return tuple(image_id for image_id in train_set.ids if kind in train_set.paths(image_id))
+        return _boxed(self.train_set)
+
+    @property
+    def covered_ids(self) -> list[str]:
+        """The training images that boxes cover entirely, so that there is no certain background."""
+        return [image_id for image_id in self._boxed_ids if self._is_covered(image_id)]
+
+    def _is_covered(self, image_id: str) -> bool:
+        known, train_set = self.train_set.box_tensors(image_id), self.train_set
+        assert known is not None
+        unsure = train_set.unsure_boxes(image_id)
+        boxes = known[0] if unsure is None else torch.cat([known[0], unsure])
+        return bool(inside_boxes(boxes, image_size(train_set.paths(image_id)["image"])).all())
 
     @property
     def detected_sets(self) -> list[Dataset]:
@@ -265,12 +281,12 @@ class Experiment:
         return train + ([self.val_set] if self.val_set is not None and "val" in wanted else [])
 
     def _check_boxes(self) -> None:
-        """An image without boxes needs a true mask where a refiner needs boxes."""
+        """An image without boxes needs a true mask where a method or refiner needs boxes."""
         lacking = sorted(set(self.train_set.ids) - set(self.pseudo_ids) - self.truly_labelled)
         if lacking:
             more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
             raise UserError(
-                f"has no boxes{more}, which the refiners need",
+                f"has no boxes{more}, which method or refiners need",
                 where=self.train_set.paths(lacking[0]).get("image", self.train_set.root / lacking[0]),
                 remedy="Add its boxes, take it from the list of images, or name a split of images with true masks, "
                 "it among them, in segment.true_masks",
@@ -357,3 +373,9 @@ class Experiment:
     def tiny_boxes(self) -> int:
         """How many boxes of the training images cover no pixel, so that they are left out."""
         return int(self.manifest.stages["audit"].get("tiny_boxes", 0))
+
+
+def _boxed(dataset: Dataset) -> tuple[str, ...]:
+    """The images whose boxes are known, be it that there are none."""
+    kind = FILE_OF[WeakLabel.BOXES]
+    return tuple(image_id for image_id in dataset.ids if kind in dataset.paths(image_id))

@@ -78,12 +78,12 @@ class _Measuring:
         """The threshold is swept on the training images alone."""
         maps = partial(maps_path, self.folder)
         self._about(self.recipe.backbone, self.experiment.needs)
-        self.evaluator.sweep(self.train_set, maps)
+        self.evaluator.sweep(self.train_set, maps, frozenset(self.experiment.seed_ids(self.train_set)))
         for dataset in self.experiment.seed_sets:
             wanted = dataset is not self.train_set or "train" in self.recipe.evaluate.seeds
             if wanted and dataset.has(WeakLabel.MASKS):
                 flags = self._flags(self.evaluator.measured.threshold)
-                self.evaluator.seeds(dataset.split, dataset, maps, flags)
+                self.evaluator.seeds(dataset.split, dataset, maps, flags, self.experiment.seed_ids(dataset))
 
     def _pseudo_objects(self) -> None:
         """Objects told apart in the training images."""

@@ -76,6 +76,8 @@ class Work:
         """The localiser to ``maps/``."""
         experiment, settings = self.experiment, self.experiment.localize
         load_weights(experiment.method, self.folder / "localizer.safetensors")
+        if WeakLabel.BOXES in experiment.needs:
+            self._tell_of_covered_images()
         return localize(
             experiment.method,
             experiment.seed_sets,
@@ -222,6 +224,14 @@ class Work:
         if count:
             what = f"boxes of {self.experiment.train_set.split} that cover no pixel are left out: {count}"
             self.reporter.warn(f"{what}. 'weakseg audit {self.recipe.data.root}' names them.")
+
+    def _tell_of_covered_images(self) -> None:
+        """Where background cannot be told from objects."""
+        covered = self.experiment.covered_ids
+        if covered:
+            more = f" (and {len(covered) - 1} more)" if len(covered) > 1 else ""
+            what = f"boxes cover the whole image '{covered[0]}'{more}: nothing in it is background for certain"
+            self.reporter.warn(f"{what}, so the refiners alone tell it there. Draw boxes more tightly where you can.")
 
     def _mask_warnings(self) -> list[str]:
         """What is wrong with the pseudo-masks, told at once."""
