@@ -49,6 +49,7 @@ from weakseg.pipeline.progress import Silent
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.shipped import recipe_path
 from weakseg.refine.box_crf import BoxCRF, box_probabilities
+from weakseg.refine.boxes import BoxesRefiner
 from weakseg.refine.grabcut import GrabCut
 from weakseg.refine.masks import at_image_size, background_of
 from weakseg.refine.retrieval import Retrieval
@@ -160,6 +161,8 @@ def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
             given = photograph(sample.image, maps)
             timed("CRF of pydensecrf", partial(reference, given, Case("G", len(given.given), None)))
         timed("retrieval", partial(Retrieval().refine, sample.image, refined))
+        filled = timed("boxes", partial(BoxesRefiner().refine, sample.image, maps))
+        timed("CRF from boxes", partial(BoxCRF(params="D").refine, sample.image, filled))
         timed("GrabCut", partial(GrabCut().refine, sample.image, maps))
     for name, seconds in spent.items():  # the first of each compiles
         yield {"step": name, "images": count, "seconds": round(median(seconds[1:]), 4)}
