@@ -179,6 +179,11 @@ def test_the_whole_body():
         assert net(torch.zeros(1, 3, 321, 321)).shape == (1, 1024, 41, 41)
 
 
+def test_fc7_may_do_without_dropout():
+    fc = body(WHOLE, 8, options={**NARROW, "fc7_dropout": False}).model.features.fc
+    assert [type(layer) for layer in fc] == [nn.Conv2d, nn.ReLU, nn.Dropout2d, nn.Conv2d, nn.ReLU]
+
+
 @pytest.mark.parametrize("rate", [1, 12])
 def test_features_of_the_whole_body(rate):
     net, image = body(WHOLE, 8, options={**NARROW, "fc_dilation": rate}), torch.randn(2, 3, 64, 96)
