@@ -1,12 +1,12 @@
 """Tables 1, 3 and 4 of BANA in miniature: pseudo-masks from boxes in several ways, and what is learnt from them.
 
-    python -m benchmarks.bana --data PATH_OF_MSRC_MINI
+    python -m benchmarks.bana --data PATH_OF_MSRC_MINI --seeds 0 1 2
     python -m benchmarks.bana --data PATH_OF_MSRC_MINI --segment --seeds 0 1 2
     PYTHONPATH=DIR python -m benchmarks.bana --data PATH_OF_MSRC_MINI --seconds      # pydensecrf2 in DIR, if at all
 
 Makes the masks of the training images from plain boxes, by GrabCut, by a CRF started from boxes, and by BANA: with
 plain averages instead of background-aware pooling (GAP), without u_0, and as it is, with both label maps and the pixels
-on which they agree. Writes results/bana.csv.
+on which they agree, once for each seed. Writes results/bana.csv.
 
 ``--segment`` trains segmenters on BANA's masks instead: cross-entropy on either label map and on the pixels on which
 both agree, and the noise-aware loss, once for each seed. Writes results/bana-segmenters.csv.
@@ -96,24 +96,24 @@ LEARNERS = (
 
 def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
     """The run folder of a way, after its run; masks do not depend on a learner's seed."""
-    folder = Path(arguments.runs) / f"{way.name.replace(' ', '-')}-{seed}"
+    folder, learns = Path(arguments.runs) / f"{way.name.replace(' ', '-')}-{seed}", way in LEARNERS
     if way.after is not None and not folder.exists():
-        shutil.copytree(arguments.runs / f"{way.after}-0", folder)
+        shutil.copytree(arguments.runs / f"{way.after}-{0 if learns else seed}", folder)
     settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings, *arguments.settings]
-    settings += [f"segment.seed={seed}"] if way in LEARNERS else ["segment=none", f"seed={seed}"]
+    settings += [f"segment.seed={seed}"] if learns else ["segment=none", f"seed={seed}"]
     weakseg.run(recipe_path(way.recipe), overrides=settings, until="evaluate")
     return folder
 
 
-def labelled(way: Way, arguments: argparse.Namespace) -> Iterator[Row]:
+def labelled(way: Way, seed: int, arguments: argparse.Namespace) -> Iterator[Row]:
     """One row for each kind of pseudo-mask."""
-    folder = ran(way, 0, arguments)
+    folder = ran(way, seed, arguments)
     found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     seconds = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
     for protocol in LABELLING:
         if protocol in found:
             yield {
-                **{"way": way.name + NAMES[protocol], "seed": 0, "protocol": protocol},
+                **{"way": way.name + NAMES[protocol], "seed": seed, "protocol": protocol},
                 "miou": rounded(found, protocol),
                 "compared": found[protocol].get("compared"),
                 "filling_rate": found[protocol].get("filling_rate"),
@@ -221,11 +221,11 @@ def time_trends(rows: Sequence[Row]) -> dict[str, bool]:
 
 
 def spread(rows: Sequence[Row]) -> Iterator[str]:
-    """Mean and deviation of each segmenter over its seeds."""
-    for way in LEARNERS:
-        values = [100 * float(str(row["miou"])) for row in rows if row["way"] == way.name]
+    """Mean and deviation of each way over its seeds."""
+    for way in dict.fromkeys(str(row["way"]) for row in rows):
+        values = [100 * float(str(row["miou"])) for row in rows if row["way"] == way]
         deviation = f" +- {stdev(values):.1f}" if len(values) > 1 else ""
-        yield f"{way.name}: {fmean(values):.1f}{deviation}"
+        yield f"{way}: {fmean(values):.1f}{deviation}"
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -242,7 +242,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="boxes and true masks")
     parser.add_argument("--segment", action="store_true", help="train segmenters, instead of comparing masks")
     parser.add_argument("--seconds", action="store_true", help="time the labelling, instead of comparing masks")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the segmenters")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what is trained")
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of all recipes")
     parser.add_argument("--count", type=int, default=30, help="images on which the steps are timed")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-bana"))
@@ -254,9 +254,12 @@ def labels(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
     """Masks made in several ways."""
     rows: list[Row] = []
     for way in LABELLERS:
-        rows += labelled(way, arguments)
-        write_table(rows, arguments.output)
+        for seed in arguments.seeds if way.recipe == BANA else [0]:
+            rows += labelled(way, seed, arguments)
+            write_table(rows, arguments.output)
     show(rows, console)
+    for line in spread(rows):
+        console.print(line)
     return label_trends(rows)
 
 

@@ -1,0 +1,69 @@
+"""Depthwise convolutions trained in float32 under autocast on the CPU."""
+
+import copy
+
+import pytest
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from weakseg.networks.depthwise import in_float32
+
+
+def layer_of(kind: type[nn.Conv2d], stride: int = 1, dilation: int = 1, groups: int = 6) -> nn.Conv2d:
+    torch.manual_seed(0)
+    padding = 0 if kind is Conv2dSame else dilation
+    return kind(6, 6, 3, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=False)
+
+
+def gradients(layer: nn.Module, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Output and gradients, of features and of weights, under autocast."""
+    inputs = features.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(inputs)
+    (output.float() ** 2).sum().backward()
+    assert inputs.grad is not None
+    assert isinstance(layer.weight, nn.Parameter)
+    assert layer.weight.grad is not None
+    return output, inputs.grad, layer.weight.grad
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
+@pytest.mark.parametrize(("stride", "dilation"), [(2, 1), (1, 2), (2, 2), (3, 1)])
+@pytest.mark.parametrize("size", [(9, 12), (1, 1)])
+def test_output_and_gradients_are_those_of_float32(
+    kind: type[nn.Conv2d], stride: int, dilation: int, size: tuple[int, int]
+) -> None:
+    layer, features = layer_of(kind, stride, dilation), torch.randn(2, 6, *size)
+    expected = layer(features)
+    output, to_features, to_weights = gradients(in_float32(copy.deepcopy(layer)), features)
+    assert output.dtype is torch.bfloat16
+    assert torch.equal(output, expected.to(torch.bfloat16))
+    inputs = features.clone().requires_grad_()
+    # What comes back to the layer has passed the rounded output.
+    layer(inputs).backward((2 * output.detach().float()).to(torch.bfloat16).float())
+    assert inputs.grad is not None
+    assert layer.weight.grad is not None
+    assert torch.allclose(to_features, inputs.grad, rtol=1e-2, atol=1e-2)
+    assert torch.allclose(to_weights, layer.weight.grad, rtol=1e-2, atol=1e-2)
+
+
+def test_without_autocast_or_gradient_nothing_changes() -> None:
+    layer, features = layer_of(nn.Conv2d, 2), torch.randn(2, 6, 9, 9, dtype=torch.float64)
+    changed = in_float32(copy.deepcopy(layer))
+    assert torch.equal(changed.double()(features), layer.double()(features))
+    layer.float(), changed.float()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(changed(features.float()), layer(features.float()))
+
+
+def test_only_strided_and_dilated_depthwise_layers_are_changed() -> None:
+    same = Conv2dSame(4, 4, 3, stride=2, groups=4)
+    strided, grouped = layer_of(nn.Conv2d, stride=2, groups=1), layer_of(nn.Conv2d, dilation=2, groups=2)
+    network = nn.Sequential(layer_of(nn.Conv2d), strided, grouped, same)
+    names = list(network.state_dict())
+    assert in_float32(network) is network
+    assert [type(layer) is nn.Conv2d for layer in network] == [True, True, True, False]
+    assert isinstance(same, Conv2dSame)
+    assert type(same) is not Conv2dSame
+    assert list(network.state_dict()) == names
