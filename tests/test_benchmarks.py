@@ -146,7 +146,7 @@ def test_wide_tables_are_shown_in_pieces_that_say_what_they_are_about():
 
 def single_stage_rows(seed=0, **changes):
     found = {"full": 0.5, "no-pamr": 0.3, "four-dilations": 0.45, "no-gate": 0.44, "deterministic-gate": 0.46}
-    found |= {"no-cues": 0.47, "no-penalty": 0.46, "power-0": 0.52, "cam": 0.4}
+    found |= {"no-cues": 0.47, "no-penalty": 0.46, "power-0": 0.52, "power-5": 0.53, "cam": 0.4}
     return [
         {"way": way, "seed": seed, "protocol": protocol, "miou": value + more, "seconds_training": 60}
         for way, value in {**found, **changes}.items()
@@ -167,6 +167,14 @@ def test_the_order_of_the_table_of_single_stage_is_judged():
     assert list(single_stage.told(few)) == [
         "holds    Table 1c: stochastic gate above none (+2.5 points, 1 of 2 seeds; paper +4.1)"
     ]
+
+
+def test_one_network_is_compared_with_a_pipeline_of_its_time():
+    rows = [row for row in single_stage_rows() if row["way"] in ("full", "cam")]
+    assert list(single_stage.told(rows))[-1] == "CAM, masks and segmenter took 60 s, one network 1.00 times as long"
+    rows = [row | {"seconds_training": 90} if row["way"] == "full" else row for row in rows]
+    told = list(single_stage.told(rows))[-1]
+    assert told.endswith("one network 1.50 times as long: too long to be compared, see --set-cam")
 
 
 def test_ways_of_single_stage_are_compared_on_the_seeds_that_both_have_seen():
