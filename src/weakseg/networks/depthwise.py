@@ -1,7 +1,7 @@
 """Depthwise convolutions that bfloat16 makes slow on the CPU.
 
-PyTorch has no vectorised backward pass for depthwise convolutions with a stride or a dilation in bfloat16: it takes ten
-times as long as in float32, and more than all other layers of a MobileNet together.
+PyTorch's backward pass of depthwise convolutions with a stride or a dilation takes up to ten times as long in bfloat16
+as in float32, and longer than all other layers of a MobileNet together.
 """
 
 from typing import Any
