@@ -5,8 +5,9 @@
     PYTHONPATH=DIR python -m benchmarks.bana --data PATH_OF_MSRC_MINI --seconds      # pydensecrf2 in DIR, if at all
 
 Makes the masks of the training images from plain boxes, by GrabCut, by a CRF started from boxes, and by BANA: with
-plain averages instead of background-aware pooling (GAP), without u_0, and as it is, with both label maps and the pixels
-on which they agree, once for each seed. Writes results/bana.csv.
+plain averages instead of background-aware pooling and nothing of its attention (GAP), with these averages and u_0 all
+the same, with its pooling but without u_0, and as it is, with both label maps and the pixels on which they agree, once
+for each seed. Writes results/bana.csv.
 
 ``--segment`` trains segmenters on BANA's masks instead: cross-entropy on either label map and on the pixels on which
 both agree, and the noise-aware loss, once for each seed. Writes results/bana-segmenters.csv.
@@ -81,7 +82,8 @@ LABELLERS = (
     Way("boxes", BOXES, ("refine=[boxes]",)),
     Way("grabcut", BOXES, ("refine=[grabcut]",)),
     Way("boxes + CRF", BOXES),
-    Way("gap", BANA, ("localize.method={name: bana, pooling: gap}", "second=[]")),
+    Way("gap with u_0", BANA, ("localize.method={name: bana, pooling: gap}", "second=[]")),
+    Way("gap", BANA, ("localize.method={name: bana, pooling: gap, background: cam}", "second=[]"), "gap with u_0"),
     Way("bap", BANA),
     Way("bap without u_0", BANA, ("localize.method={name: bana, background: cam}", "second=[]"), "bap"),
 )
