@@ -410,6 +410,16 @@ def test_masks_do_not_depend_on_the_number_of_processes(root, finished, tmp_path
     assert {f"masks/{name}": content for name, content in snapshot(tmp_path).items()} == masks
 
 
+def test_without_refiners_masks_need_no_further_process(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("weakseg.pipeline.shards.in_processes", None)
+    size = image_size(root / "images/s02.png")
+    scores, background = torch.full((1, *size), 0.75), torch.full(size, 0.5)
+    LocalizationMaps(torch.tensor([1]), scores, size, background).save(tmp_path / "s02.npz")
+    jobs = [Job(root / "images/s02.png", tmp_path / "s02.npz", tmp_path / f"{number}.png") for number in range(9)]
+    assert list(refine_all(jobs, refining(), workers=2, device=Device("cpu", 1, 2))) == [1] * 9
+    assert all((read_mask(job.result) == 2).all() for job in jobs)
+
+
 def test_a_dead_process_is_a_clean_error(root, finished, tmp_path):
     maps = finished / "maps/s02.npz"
     jobs = [Job(root / "images/s02.png", maps, tmp_path / f"{number}.png") for number in range(400)]

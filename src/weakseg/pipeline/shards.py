@@ -74,7 +74,7 @@ def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device:
     Args:
         jobs: Images, and files that do not exist yet.
         refining: What to do with them.
-        workers: Processes on a CPU; on GPUs there is one for each.
+        workers: Processes on a CPU; on GPUs there is one for each. Without refiners there is one process.
         device: Where to compute.
 
     Yields:
@@ -86,7 +86,8 @@ def refine_all(jobs: Sequence[Job], refining: Refining, *, workers: int, device:
     size = GPU_BATCH if device.kind != "cpu" else 1
     groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     targets = [torch.device("cpu")] * workers if device.kind == "cpu" else device.targets
-    if len(targets) < 2 or len(groups) < 2 * len(targets):
+    light = not refining.steps and not refining.again
+    if light or len(targets) < 2 or len(groups) < 2 * len(targets):
         worker = Worker(refining, targets[0])
         for group in groups:
             with one_thread():
