@@ -4,11 +4,13 @@ PyTorch's backward pass of depthwise convolutions with a stride or a dilation ta
 as in float32, and longer than all other layers of a MobileNet together.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _InFloat32:
@@ -35,7 +37,7 @@ class _Conv2dSame(_InFloat32, Conv2dSame):
 _REPLACED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv2d, Conv2dSame: _Conv2dSame}
 
 
-def in_float32(network: nn.Module) -> nn.Module:
+def in_float32(network: Network) -> Network:
     """Let depthwise convolutions with a stride or a dilation be trained in float32 under autocast on the CPU.
 
     Changes their class in place; parameters, their names, and what other devices and types compute stay as they are.
