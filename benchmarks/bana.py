@@ -96,11 +96,16 @@ LEARNERS = (
 )
 
 
+def folder_of(way: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """The run folder of a way."""
+    return Path(arguments.runs) / f"{way.replace(' ', '-')}-{seed}"
+
+
 def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
     """The run folder of a way, after its run; masks do not depend on a learner's seed."""
-    folder, learns = Path(arguments.runs) / f"{way.name.replace(' ', '-')}-{seed}", way in LEARNERS
+    folder, learns = folder_of(way.name, seed, arguments), way in LEARNERS
     if way.after is not None and not folder.exists():
-        shutil.copytree(arguments.runs / f"{way.after}-{0 if learns else seed}", folder)
+        shutil.copytree(folder_of(way.after, 0 if learns else seed, arguments), folder)
     settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings, *arguments.settings]
     settings += [f"segment.seed={seed}"] if learns else ["segment=none", f"seed={seed}"]
     weakseg.run(recipe_path(way.recipe), overrides=settings, until="evaluate")
