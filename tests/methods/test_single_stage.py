@@ -24,9 +24,9 @@ from weakseg.methods.single_stage import (
 )
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.norm import batchnorm_layers
-from weakseg.ops.maps import unflip
+from weakseg.ops.maps import resize_like, unflip
 from weakseg.ops.pooling import ngwp
-from weakseg.ops.self_labels import balanced_mask_loss
+from weakseg.ops.self_labels import balanced_mask_loss, of_present_classes, pseudo_ground_truth, sure_scores
 from weakseg.pipeline.options import checked_options
 
 SMALL = {"width": 8, "rates": (1, 2), "dilations": (1, 2), "iterations": 2}
@@ -187,7 +187,7 @@ def test_the_loss_is_the_mean_over_images_the_discarded_ones_too(monkeypatch):
 
 
 def test_images_are_refined_as_they_look(monkeypatch):
-    """PAMR sees colours in [0, 1] of the image at hand, and masks on their own grid."""
+    """PAMR sees colours in [0, 1] of the image at hand, and masks on their own grid, of what the batch shows."""
     method, batch, seen = learning(), labelled_batch(), []
 
     def pamr(images, masks, **options):
@@ -200,7 +200,7 @@ def test_images_are_refined_as_they_look(monkeypatch):
     method.losses(replace(batch, images=(colours - mean) / std))
     images, masks, options = seen[0]
     torch.testing.assert_close(images, colours)
-    assert masks.shape == (3, CLASSES + 1, 12, 18)
+    assert masks.shape == (3, 1 + len({tag for tags in TAGGED for tag in tags}), 12, 18)
     assert options == {"dilations": (1, 2), "iterations": 2, "normalization": "code"}
 
 
@@ -213,15 +213,31 @@ def test_without_iterations_masks_are_labelled_as_they_are(monkeypatch):
     assert all(value.isfinite() for value in method.losses(batch).values())
 
 
-def test_margins_of_a_crop_are_not_labelled():
+def test_margins_of_a_crop_are_not_labelled_and_have_no_say_in_what_is_sure():
     method, batch = learning().eval(), labelled_batch()
     valid = torch.ones_like(batch.valid)
     valid[..., 40:] = False
-    inside = method.intermediate(replace(batch, valid=valid))["labels"]
-    whole = method.intermediate(batch)["labels"]
-    assert (inside[..., 40:] == 255).all()
-    assert torch.equal(inside[..., :40], whole[..., :40])
-    assert (whole[..., 40:] != 255).any()
+    found, whole = (method.intermediate(given) for given in (replace(batch, valid=valid), batch))
+    assert (found["labels"][..., 40:] == 255).all()
+    assert (whole["labels"][..., 40:] != 255).any()
+    inside = whole["refined"][..., :40]
+    pseudo = pseudo_ground_truth(inside, sure_scores(inside))
+    assert torch.equal(found["labels"][..., :40] != 255, pseudo.any(1))
+    assert torch.equal(found["refined"][..., :40], inside)
+
+
+def test_what_pamr_makes_of_a_class_does_not_depend_on_which_others_a_batch_shows():
+    method, batch = learning().eval(), labelled_batch()
+    with torch.no_grad():
+        scores = method(batch.images).scores.float()
+    refined = method._refined(batch, scores)
+    everything = resize_like(method._pamr(batch.images, soft_masks(scores)), batch.images, align_corners=True)
+    assert torch.equal(refined, of_present_classes(everything, batch.tags))
+    shown = torch.zeros_like(batch.tags)
+    shown[:, 0] = True
+    fewer = method._refined(replace(batch, tags=shown), scores)
+    torch.testing.assert_close(fewer[:, :2], everything[:, :2], rtol=0, atol=0)
+    assert not fewer[:, 2:].any()
 
 
 @pytest.mark.parametrize("gate", ["code", "paper", "deterministic", "none"])
@@ -313,7 +329,7 @@ def test_intermediate_pictures_show_what_is_learnt_and_change_nothing():
     assert (found["labels"].shape, found["labels"].dtype) == ((3, 48, 72), torch.uint8)
     for image, tags in zip(found["labels"], TAGGED, strict=True):
         assert set(image.unique().tolist()) <= {0, 255, *(tag + 1 for tag in tags)}
-    pseudo = method._pseudo_labels(found["refined"], batch)
+    pseudo = method._pseudo_labels(found["refined"])
     for value in range(CLASSES + 1):
         assert torch.equal(found["labels"] == value, pseudo[:, value])
 

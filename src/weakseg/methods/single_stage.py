@@ -240,7 +240,7 @@ class SingleStage(Method):
         scores = seen.scores.float()
         losses = {"classification": class_loss(seen.logits, batch.tags), "mask": scores.new_zeros(())}
         if self.learns_masks:
-            pseudo = self._pseudo_labels(self._refined(batch, scores), batch)
+            pseudo = self._pseudo_labels(self._refined(batch, scores))
             logits = resize_like(with_background(scores), pseudo, align_corners=True)
             losses["mask"] = balanced_mask_loss(logits, pseudo, batch.tags).mean()
         return losses
@@ -319,19 +319,22 @@ class SingleStage(Method):
         with _inference(self):
             scores = self(batch.images).scores.float()
         refined = self._refined(batch, scores)
-        pseudo = self._pseudo_labels(refined, batch)
+        pseudo = self._pseudo_labels(refined)
         labels = pseudo.to(torch.uint8).argmax(1).masked_fill(~pseudo.any(1), IGNORE).to(torch.uint8)
         return {"mask": of_present_classes(soft_masks(scores), batch.tags), "refined": refined, "labels": labels}
 
     @torch.no_grad()
     def _refined(self, batch: Batch, scores: Tensor) -> Tensor:
-        """(B, C + 1, H, W) masks after PAMR, which works on their grid; absent classes are 0."""
-        masks = soft_masks(scores)
+        """(B, C + 1, H, W) masks after PAMR, which works on their grid; absent classes and margins are 0."""
+        shown = pad(batch.tags.any(0), (1, 0), value=True)  # no class depends on another in PAMR
+        masks = soft_masks(scores)[:, shown]
         refined = self._pamr(batch.images, masks) if self.iterations else masks
-        return of_present_classes(resize_like(refined, batch.images, align_corners=True), batch.tags)
+        whole = refined.new_zeros(len(scores), len(shown), *batch.images.shape[-2:])
+        whole[:, shown] = resize_like(refined, batch.images, align_corners=True)
+        return of_present_classes(whole, batch.tags) * batch.valid
 
     def _pamr(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Masks (B, C + 1, h, w) refined by images (B, 3, H, W), which are normalised."""
+        """Masks (B, P, h, w) refined by images (B, 3, H, W), which are normalised."""
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.backbone.mean, self.backbone.std))
         return pamr(
             (images * std + mean).clamp(0, 1),
@@ -341,9 +344,9 @@ class SingleStage(Method):
             normalization=self.normalization,
         )
 
-    def _pseudo_labels(self, refined: Tensor, batch: Batch) -> Tensor:
-        """(B, C + 1, H, W) bool; where a crop has a margin, nothing is labelled."""
-        return pseudo_ground_truth(refined, sure_scores(refined, *self.cuts)) & batch.valid
+    def _pseudo_labels(self, refined: Tensor) -> Tensor:
+        """(B, C + 1, H, W) bool; margins, where all masks are 0, have no labels and no say in what is sure."""
+        return pseudo_ground_truth(refined, sure_scores(refined, *self.cuts))
 
     def _look(
         self, images: Tensor, scales: Sequence[float], flip: bool, size: tuple[int, int]
