@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="weakseg",
-    help="Weakly-supervised semantic segmentation: image tags in, a trained segmentation network and its report out.",
+    help="Weakly-supervised segmentation: image tags, boxes or saliency in, a trained network and its report out.",
     epilog="Start with:  weakseg demo",
     no_args_is_help=True,
     add_completion=False,

@@ -11,7 +11,9 @@ from torch.nn.functional import cosine_similarity, cross_entropy, interpolate
 from tests.data.trees import refusal
 from tests.methods.conformance import Setup, labelled_batch, mirrored
 from tests.ops.test_rois import slow_bins, slow_roi
-from weakseg.data.sample import WeakLabel
+from weakseg.data.sample import Sample, WeakLabel, collate
+from weakseg.data.transforms import RandomCrop
+from weakseg.methods import bana
 from weakseg.methods.bana import (
     background_attention,
     background_queries,
@@ -188,6 +190,64 @@ def test_boxes_of_classes_that_are_not_learnt_are_not_classified():
     none = with_boxes(batch, [[]] * 4, [[]] * 4)
     scores, classes = method_seeing(features_of(batch)).classify_boxes(none)
     assert (scores.shape, classes.shape) == ((0, 4), (0,))
+
+
+def many_boxes(count, height=48, width=72):
+    """Boxes of whole pixels, many of them overlapping, and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(count, 2, generator=generator) * torch.tensor([width - 10, height - 10])
+    boxes = torch.cat([corners, corners + 2 + 8 * torch.rand(count, 2, generator=generator)], 1).round()
+    return boxes.tolist(), torch.randint(3, (count,), generator=generator).tolist()
+
+
+@pytest.mark.usefixtures("double")
+def test_no_box_one_box_and_fifty_in_a_batch():
+    boxes, classes = many_boxes(50)
+    batch = with_boxes(crowded(), [[], [[10, 0, 30, 20]], boxes, []], [[], [1], classes, []])
+    fast, slow = features_of(batch).requires_grad_(), features_of(batch).requires_grad_()
+    method = method_seeing(fast)
+    found, expected = method.losses(batch)["classification"], slow_loss(slow, method.head.weight, batch)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    found.backward()
+    expected.backward()
+    torch.testing.assert_close(fast.grad, slow.grad)
+
+
+@pytest.mark.usefixtures("double")
+def test_without_attention_it_is_plain_averages(monkeypatch):
+    """A = 0 everywhere: loss and gradients of GAP."""
+
+    def none(features, queries, valid, rois):
+        return torch.zeros_like(background_attention(features, queries, valid, rois))
+
+    monkeypatch.setattr(bana, "background_attention", none)
+    batch, found = crowded(), []
+    for pooling in ("gap", "bap"):
+        features = features_of(batch).requires_grad_()
+        method = method_seeing(features, pooling=pooling)
+        loss = method.losses(batch)["classification"]
+        loss.backward()
+        found.append((loss, features.grad, method.head.weight.grad))
+    for averaged, weighted in zip(*found, strict=True):
+        assert torch.equal(averaged, weighted)
+
+
+def test_a_crop_that_loses_all_boxes_teaches_background_alone():
+    whole = labelled_batch(((0,),), height=64, width=200)
+    sample = Sample("0", whole.images[0], boxes=whole.boxes[0], box_classes=whole.box_classes[0])
+    method, left = Setup("bana").build().train(), []
+    for seed in range(12):
+        batch = collate([RandomCrop(64)(sample, torch.Generator().manual_seed(seed))], 3)
+        left.append(len(batch.boxes[0]))
+        loss = method.losses(batch)["classification"]
+        if left[-1]:
+            assert loss.isfinite()
+            continue
+        queries = torch.stack(slow_queries(method.backbone(batch.images)[0], torch.ones(4, 4), 4))
+        expected = cross_entropy(queries @ method.head.weight.flatten(1).T, torch.zeros(16, dtype=torch.int64))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert left.count(0) >= 3
+    assert left.count(1) >= 3
 
 
 @pytest.mark.usefixtures("double")

@@ -170,6 +170,26 @@ def test_noise_aware_training(batch):
     assert all(parameter.grad.isfinite().all() for parameter in segmenter.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize(
+    ("name", "stride", "decoder"),
+    [
+        ("deeplab_v1", {"output_stride": 8}, {}),
+        ("deeplab_v2", {"output_stride": 8}, {"head": "features"}),
+        ("fpn", {}, {}),
+    ],
+)
+def test_networks_of_the_paper_and_any_decoder_learn_with_the_noise_aware_loss(batch, name, stride, decoder):
+    chosen = {"classifier": "cosine", **decoder}
+    network = create_network(name, 4, encoder="resnet10t", weights="none", decoder=chosen, **stride)
+    segmenter = Segmenter(network, loss_options("noise_aware", {})).train()
+    second = batch.masks.clone()
+    second[:, 10:20] = (second[:, 10:20] + 1) % 4
+    segmenter.losses(replace(batch, second=second))["segmentation"].backward()
+    gradients = [parameter.grad for parameter in segmenter.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert sum(bool(gradient.any()) for gradient in gradients) > len(gradients) / 2
+
+
 def test_noise_aware_needs_cosines(segmenter):
     refusal(lambda: Segmenter(segmenter.network, loss_options("noise_aware", {})), "cosine", "classifier: cosine")
 
