@@ -27,7 +27,11 @@ from weakseg.networks.norm import batchnorm_layers
 from weakseg.ops.maps import resize_like, unflip
 from weakseg.ops.pooling import ngwp
 from weakseg.ops.self_labels import balanced_mask_loss, of_present_classes, pseudo_ground_truth, sure_scores
+from weakseg.pipeline.build import method as build_method
+from weakseg.pipeline.build import method_options
 from weakseg.pipeline.options import checked_options
+from weakseg.pipeline.recipe import load_recipe
+from weakseg.pipeline.shipped import recipe_path
 
 SMALL = {"width": 8, "rates": (1, 2), "dilations": (1, 2), "iterations": 2}
 GENEROUS = {"foreground_cut": 0.3, "background_cut": 0.3, "least_score": None}
@@ -349,23 +353,23 @@ def test_learning_rates_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "parameters", "layers", "held"),
+    ("recipe", "parameters", "layers", "held", "rate", "biases"),
     [
-        ("resnet38", {"output_stride": 8}, 137_973_172, 50, 43),
-        (
-            "vgg16_largefov",
-            {"output_stride": 8, "options": {"last_pool": False, "fc7_dropout": False}},
-            30_579_636,
-            13,
-            6,
-        ),
-        ("resnet50", {"output_stride": 16, "dilate": False}, 41_205_940, 66, 59),
-        ("resnet101", {"output_stride": 16, "dilate": False}, 60_198_068, 117, 110),
+        ("single-stage", 137_973_172, 50, 43, 0.001, 2),
+        ("single-stage-vgg16", 30_579_636, 13, 6, 0.001, 2),
+        ("single-stage-resnet50", 41_205_940, 66, 59, 0.0005, 1),
+        ("single-stage-resnet101", 60_198_068, 117, 110, 0.001, 1),
     ],
 )
-def test_numbers_of_parameters_and_of_normalisation_layers(name, settings, parameters, layers, held):
+def test_networks_of_the_code_as_its_recipes_build_them(recipe, parameters, layers, held, rate, biases):
+    """Numbers of parameters and of normalisation layers, and learning rates."""
+    localize = load_recipe(recipe_path(recipe), ["localize.backbone.weights=none"]).localize
     with torch.device("meta"):
-        method = create_method("single_stage", Backbone(name, weights="none", **settings), 20).train()
+        method = build_method(localize, method_options(localize.method), 20).train()
+    groups = method.parameter_groups(localize.train.lr, localize.train.weight_decay)
+    factors = {round(group["lr"] / rate, 6) for group in groups}
+    assert {1, 10, 10 * biases} <= factors <= {1, biases, 10, 10 * biases}
+    assert any(not parameter.requires_grad for parameter in method.backbone.parameters())
     assert sum(parameter.numel() for parameter in method.parameters()) == parameters
     found = batchnorm_layers(method)
     assert (len(found), sum(not layer.training for layer in found)) == (layers, held)
@@ -392,3 +396,45 @@ def test_recipes_may_leave_the_papers_choices():
 def test_a_transformer_is_refused():
     backbone = Backbone("test_vit", weights="none", output_stride=None)
     refusal(lambda: create_method("single_stage", backbone, 3), "cuts images into patches", "ResNet")
+
+
+def pieces(scores, tags):
+    """Every function that the method is made of, given the same scores (B, C, h, w) and tags (B, C)."""
+    masks = soft_masks(scores)
+    refined = of_present_classes(masks, tags)
+    sure = sure_scores(refined)
+    pseudo = pseudo_ground_truth(refined, sure)
+    pooled = class_scores(scores)
+    return {
+        "with_background": with_background(scores),
+        "soft_masks": masks,
+        "focal_mask_penalty": focal_mask_penalty(masks.mean((-2, -1))),
+        "class_scores": pooled,
+        "class_loss": class_loss(pooled, tags),
+        "of_present_classes": refined,
+        "sure_scores": sure,
+        "balanced_mask_loss": balanced_mask_loss(with_background(scores), pseudo, tags),
+        "balanced_mask_loss, paper": balanced_mask_loss(with_background(scores), pseudo, tags, "paper"),
+        "merge_masks": merge_masks(masks, tags),
+        "keep_classes_from_scores": keep_classes_from_scores(torch.stack([pooled, pooled - 1])),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_all_pieces_hold_for_any_type_and_any_number_of_images_and_classes(dtype, classes, images):
+    generator = torch.Generator().manual_seed(images)
+    scores = (2 * torch.randn(images, classes, 5, 7, generator=generator)).to(dtype)
+    tags = torch.rand(images, classes, generator=generator) > 0.4
+    found, exact = pieces(scores, tags), pieces(scores.double(), tags)
+    near = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    for name, value in exact.items():
+        assert found[name].shape == value.shape, name
+        if name.startswith("balanced") and dtype is torch.bfloat16:
+            assert found[name].isfinite().all()  # a pixel at the edge of being sure may fall to either side
+        elif value.dtype is torch.bool:
+            assert torch.equal(found[name], value), name
+        else:
+            torch.testing.assert_close(found[name].double(), value, **near)
+    assert exact["class_loss"].isfinite()

@@ -94,6 +94,19 @@ def slow_loss(logits, pseudo, tags):
     return found / (height * width)
 
 
+def slow_paper_loss(logits, pseudo, tags):
+    """The paper's balance: every class counts by the mean over its own pixels."""
+    means = []
+    for c, channel in enumerate(pseudo):
+        if channel.any():
+            surprises = [
+                math.log(sum(math.exp(value) for value in logits[:, y, x].tolist())) - logits[c, y, x].item()
+                for y, x in channel.nonzero().tolist()
+            ]
+            means.append(sum(surprises) / len(surprises))
+    return sum(means) / len(means) if len(means) == int(tags.sum()) + 1 else 0.0
+
+
 def loss_case(seed, **size):
     generator = torch.Generator().manual_seed(seed)
     given = masks(seed, peaked=4.0, **size)
@@ -102,11 +115,12 @@ def loss_case(seed, **size):
     return logits, labels(of_present_classes(given, tags)), tags
 
 
+@pytest.mark.parametrize(("balance", "slow"), [("code", slow_loss), ("paper", slow_paper_loss)])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_loss_is_the_definition(seed):
+def test_the_loss_is_the_definition(seed, balance, slow):
     logits, pseudo, tags = loss_case(seed)
-    expected = [slow_loss(*image) for image in zip(logits, pseudo, tags, strict=True)]
-    torch.testing.assert_close(balanced_mask_loss(logits, pseudo, tags), torch.tensor(expected))
+    expected = [slow(*image) for image in zip(logits, pseudo, tags, strict=True)]
+    torch.testing.assert_close(balanced_mask_loss(logits, pseudo, tags, balance), torch.tensor(expected))
 
 
 def test_some_of_these_cases_have_a_loss_and_some_none():
@@ -138,12 +152,24 @@ def test_small_classes_weigh_more():
     torch.testing.assert_close(label_weights(pseudo), torch.tensor([1 / 6, 4 / 6]))
 
 
-def test_gradients():
+@pytest.mark.parametrize("balance", ["code", "paper"])
+def test_gradients(balance):
     logits, pseudo, tags = loss_case(0, height=3, width=3)
     tags = pseudo[:, 1:].any(-1).any(-1)
     assert torch.autograd.gradcheck(
-        lambda y: balanced_mask_loss(y, pseudo, tags), logits.double().requires_grad_(), atol=1e-6
+        lambda y: balanced_mask_loss(y, pseudo, tags, balance), logits.double().requires_grad_(), atol=1e-6
     )
+
+
+def test_in_the_papers_balance_the_number_of_pixels_of_a_class_does_not_count():
+    logits = torch.randn(1, 2, 1, 1, generator=torch.Generator().manual_seed(0)).expand(1, 2, 3, 4)
+    pseudo, found = torch.zeros(1, 2, 3, 4, dtype=torch.bool), []
+    pseudo[0, 0, 0] = True
+    for count in (1, 4):
+        pseudo[0, 1, 1, :count] = True
+        found.append(balanced_mask_loss(logits, pseudo, torch.tensor([[True]]), "paper").item())
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] > 0
 
 
 def test_the_loss_in_bfloat16():

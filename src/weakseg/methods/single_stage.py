@@ -42,6 +42,7 @@ from weakseg.ops.self_labels import (
     BACKGROUND_CUT,
     FOREGROUND_CUT,
     LEAST_SCORE,
+    Balance,
     balanced_mask_loss,
     of_present_classes,
     pseudo_ground_truth,
@@ -61,7 +62,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 def with_background(scores: Tensor) -> Tensor:
     """y: scores (B, C, h, w) with the background's before them, which is 1 everywhere; (B, C + 1, h, w)."""
-    return torch.cat([torch.full_like(scores[:, :1], BACKGROUND_SCORE), scores], 1)
+    return pad(scores, (0, 0, 0, 0, 1, 0), value=BACKGROUND_SCORE)
 
 
 def soft_masks(scores: Tensor) -> Tensor:
@@ -108,8 +109,8 @@ def class_scores(
 
 
 def class_loss(scores: Tensor, tags: Tensor) -> Tensor:
-    """L_cls: multi-label soft margin, the mean over (B, C) classes and images."""
-    return multilabel_soft_margin_loss(scores, tags.to(scores.dtype))
+    """L_cls: multi-label soft margin, the mean over (B, C) classes and images; 0 without images."""
+    return multilabel_soft_margin_loss(scores, tags.to(scores.dtype), reduction="sum") / max(len(scores), 1)
 
 
 def keep_classes_from_scores(scores: Tensor, threshold: float = KEEP_THRESHOLD) -> Tensor:
@@ -169,6 +170,8 @@ class SingleStage(Method):
         foreground_cut: Share of a class's maximum above which a pixel is sure.
         background_cut: The same for background.
         least_score: No pixel is sure of less (code 0.2, the paper has ``None``).
+        balance: Of the classes in L_mask: ``"code"``, a class's weight in its image is the share of the others;
+            ``"paper"``, each counts by the mean over its own pixels.
         dilations: Of PAMR, in positions of the masks.
         iterations: Of PAMR; 0 leaves it out, and masks are labelled as they are.
         normalization: Of PAMR's colour differences, ``"code"`` or ``"paper"``.
@@ -203,6 +206,7 @@ class SingleStage(Method):
         foreground_cut: Share = FOREGROUND_CUT,
         background_cut: Share = BACKGROUND_CUT,
         least_score: Share | None = LEAST_SCORE,
+        balance: Balance = "code",
         dilations: Annotated[Sequence[Positive], Field(min_length=1)] = DILATIONS,
         iterations: Annotated[int, Field(ge=0)] = 10,
         normalization: Normalization = "code",
@@ -220,7 +224,7 @@ class SingleStage(Method):
         )
         self.pretrain_epochs, self.learns_masks = pretrain_epochs, pretrain_epochs == 0
         self.pool = partial(class_scores, eps=pooling_eps, power=penalty_power, floor=penalty_floor)
-        self.cuts = (foreground_cut, background_cut, least_score)
+        self.cuts, self.balance = (foreground_cut, background_cut, least_score), balance
         self.dilations, self.iterations, self.normalization = tuple(dilations), iterations, normalization
         self.background_power, self.keep_threshold, self.canvas = background_power, keep_threshold, canvas
         self.bias_factor = bias_factor
@@ -242,7 +246,7 @@ class SingleStage(Method):
         if self.learns_masks:
             pseudo = self._pseudo_labels(self._refined(batch, scores))
             logits = resize_like(with_background(scores), pseudo, align_corners=True)
-            losses["mask"] = balanced_mask_loss(logits, pseudo, batch.tags).mean()
+            losses["mask"] = balanced_mask_loss(logits, pseudo, batch.tags, self.balance).mean()
         return losses
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -7,10 +7,13 @@ classes would soon swallow small ones, so a class weighs the more the fewer pixe
 every class that it is tagged with, and background, has found at least one pixel.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+Balance = Literal["code", "paper"]
 FOREGROUND_CUT, BACKGROUND_CUT, LEAST_SCORE = 0.6, 0.7, 0.2
 
 
@@ -74,17 +77,22 @@ def label_weights(pseudo: Tensor) -> Tensor:
     return (total - counts) / (1 + total)
 
 
-def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor) -> Tensor:
+def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Balance = "code") -> Tensor:
     """Cross-entropy at labelled pixels, classes balanced; of images that show background and all of their classes.
 
     Args:
         logits: (B, C + 1, H, W), background first.
         pseudo: (B, C + 1, H, W) bool, at most one channel true.
         tags: (B, C) bool.
+        balance: ``"code"``, the mean over all pixels of ``label_weights``, where unlabelled ones count 0; ``"paper"``,
+            the mean over the classes of the mean over each one's pixels.
 
     Returns:
-        (B,) mean over all pixels, where unlabelled ones count 0; 0 for images that lack a label.
+        (B,), 0 for images that lack a label.
     """
-    surprise = -(log_softmax(logits, 1) * pseudo).mean((-2, -1))
-    complete = pseudo.any(-1).any(-1).sum(-1) == tags.sum(-1) + 1
-    return (surprise * label_weights(pseudo)).sum(-1) * complete
+    surprise, counts = -log_softmax(logits, 1) * pseudo, pseudo.sum((-2, -1))
+    if balance == "code":
+        losses = (surprise.mean((-2, -1)) * label_weights(pseudo)).sum(-1)
+    else:
+        losses = (surprise.sum((-2, -1)) / counts.clamp(min=1)).sum(-1) / (counts > 0).sum(-1).clamp(min=1)
+    return losses * ((counts > 0).sum(-1) == tags.sum(-1) + 1)
