@@ -10,7 +10,7 @@ its maps at the threshold that suits them best and its own segmentation. ``--aga
 
 Writes one row for each run and protocol to results/single_stage.csv, prints means and deviations beside the paper's
 figures and whether its order holds, and ends with status 1 if it does not. The paper measures on PASCAL VOC, refinement
-and penalty at a gate rate of 0.5.
+and penalty at a gate rate of 0.5, on a grid of 81 cells; the small recipes have half as many and four dilations.
 """
 
 import argparse
@@ -57,6 +57,7 @@ WAYS = (
     Way("full", (), 59.7, 59.7, 62.7),
     Way("no-pamr", ("localize.method.iterations=0",), 31.8, 59.4),
     Way("four-dilations", ("localize.method.dilations=[1, 2, 4, 8]",), 50.6, 59.4),
+    Way("six-dilations", ("localize.method.dilations=[1, 2, 4, 8, 12, 24]",), 59.4, 59.4),
     Way("no-gate", ("localize.method.gate=none",), 55.6, 59.7, 57.5),
     Way("deterministic-gate", ("localize.method.gate=deterministic",), 57.5, 59.7, 57.7),
     Way("no-cues", ("localize.method.cues=none",), 57.7, 59.7, 60.3),
@@ -85,7 +86,7 @@ class Trend:
 
 TRENDS = (
     Trend("full", "no-pamr", "Table 1b: PAMR above none", 27.6),
-    Trend("full", "four-dilations", "Table 1b: all dilations above four", 8.8),
+    Trend("six-dilations", "four-dilations", "Table 1b: six dilations above four", 8.8),
     Trend("four-dilations", "no-pamr", "Table 1b: four dilations above no PAMR", 18.8),
     Trend("full", "no-gate", "Table 1c: stochastic gate above none", 4.1),
     Trend("full", "deterministic-gate", "Table 1c: stochastic gate above a deterministic one", 2.2),
