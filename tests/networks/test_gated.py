@@ -59,6 +59,17 @@ def test_the_gate_is_the_definition(variant):
         assert found.flatten()[place].item() == pytest.approx(s if taken else instead, abs=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_the_expectation_of_the_gate(variant):
+    """Exactly: psi times the shallow features and 1 - psi times what is there instead."""
+    deep, shallow = features()
+    draws = [torch.full_like(deep, share, dtype=torch.bool) for share in (0, 1)]
+    instead, taken = (stochastic_gate(deep, shallow, rate=PSI, variant=variant, take_shallow=take) for take in draws)
+    inference = stochastic_gate(deep, shallow, rate=PSI, variant=variant, training=False)
+    expected = inference if variant == "paper" else deep
+    torch.testing.assert_close((1 - PSI) * instead + PSI * taken, expected)
+
+
 def mean_of_draws(variant, draws=20000):
     torch.manual_seed(0)
     deep, shallow = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
