@@ -264,7 +264,6 @@ def labels(arguments: argparse.Namespace, console: Console) -> dict[str, bool]:
         for seed in arguments.seeds if way.recipe == BANA else [0]:
             rows += labelled(way, seed, arguments)
             write_table(rows, arguments.output)
-    show(rows, console)
     for line in spread(rows):
         console.print(line)
     return label_trends(rows)
