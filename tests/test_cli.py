@@ -621,7 +621,7 @@ class TestAFinishedRun:
     def test_predict_with_overlays(self, told, place, weakseg, tmp_path):
         answer = weakseg("predict", place / "run", place / "data/images/s02.png", "--output", tmp_path, "--overlay")
         assert answer.status == 0
-        assert "1 mask in" in answer.out
+        assert "1 image predicted in" in answer.out
         assert sorted(path.name for path in tmp_path.iterdir()) == ["s02.overlay.jpg", "s02.png"]
 
     def test_predict_two_images_of_one_name(self, told, place, weakseg, tmp_path):

@@ -133,18 +133,18 @@ def saliency(
 
 @app.command(epilog="Example:  weakseg predict runs/photos 'new/*.jpg' --output new/masks")
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with a trained segmenter.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run with a trained network.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or globs.")],
-    output: Annotated[Path, typer.Option(help="Where the masks go, as palette PNGs.")] = Path("predictions"),
-    overlay: Annotated[bool, typer.Option("--overlay", help="Also write the masks laid over the images.")] = False,
+    output: Annotated[Path, typer.Option(help="Where masks (PNG) and objects (JSON) go.")] = Path("predictions"),
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write what is found laid over the images.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Segment new images with the network of a finished run."""
+    """Segment new images, or find objects in them, with what a finished run has trained."""
     from weakseg.pipeline.predict import predict_files
     from weakseg.pipeline.progress import Terminal
 
     count = predict_files(folder, images, output, overlay=overlay, device=device, reporter=Terminal())
-    out.print(f"{_counted(count, 'mask')} in {output}", markup=False)
+    out.print(f"{_counted(count, 'image')} predicted in {output}", markup=False)
 
 
 @app.command(epilog="Example:  weakseg report runs/photos")

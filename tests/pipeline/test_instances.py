@@ -4,11 +4,13 @@ import csv
 import json
 import multiprocessing
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from tests.data.trees import put_boxes, put_text, refusal
+from tests.data.trees import put_boxes, refusal
 from tests.pipeline.shapes import (
     CLASSES,
     HEIGHT,
@@ -31,7 +33,7 @@ from weakseg.data.maps import LocalizationMaps
 from weakseg.metrics import ProtocolResult, protocol_line
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.plan import plan
-from weakseg.pipeline.predict import predict_files
+from weakseg.pipeline.predict import load_detector, load_segmenter, predict_files
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.run import rewrite_report, run
 
@@ -293,12 +295,47 @@ def test_what_cannot_be_is_refused_before_anything_is_written(root, tmp_path):
     assert not folder.exists()
 
 
-def test_a_detector_is_no_segmenter(root, finished, tmp_path):
-    image = str(root / "JPEGImages/s00.jpg")
-    refusal(
-        lambda: predict_files(finished, [image], tmp_path / "masks", reporter=Screen()),
-        "without a segmenter",
-        "tells objects apart",
+def test_objects_are_found_in_new_images(root, finished, tmp_path):
+    images = [str(root / f"JPEGImages/s{number}.jpg") for number in (TRAIN, TRAIN + 1)]
+    assert predict_files(finished, images, tmp_path / "out", overlay=True, reporter=Screen()) == 2
+    names = [Path(image).stem for image in images]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        f"{name}.{kind}" for name in names for kind in ("json", "objects.jpg")
     )
-    put_text(tmp_path / "note", "nothing is written")
-    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+    for name in names:
+        found = Detections.load(tmp_path / f"out/{name}.json", CLASSES, (HEIGHT, WIDTH))
+        known = Detections.load(finished / f"detections/{name}.json", CLASSES, (HEIGHT, WIDTH))
+        assert 0 < len(found) <= 5
+        torch.testing.assert_close(found.scores, known.scores, rtol=0.02, atol=0.02)
+        with Image.open(tmp_path / f"out/{name}.objects.jpg") as picture:
+            assert picture.size == (WIDTH, HEIGHT)
+
+
+def test_a_run_with_both_networks_gives_masks_and_objects(root, tmp_path):
+    settings = recipe(root, tmp_path / "run", detect=detecting(root, tmp_path)["detect"])
+    for part in ("localize", "segment"):
+        settings[part]["train"]["epochs"] = 1
+    run(settings, until="segment")
+    image = str(root / "JPEGImages/s00.jpg")
+    predict_files(tmp_path / "run", [image], tmp_path / "both", reporter=Screen())
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["s00.json", "s00.png"]
+    (tmp_path / "run/detector.safetensors").unlink()
+    predict_files(tmp_path / "run", [image], tmp_path / "one", reporter=Screen())
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["s00.png"]
+
+
+def test_a_run_without_a_trained_network_predicts_nothing(root, finished, tmp_path):
+    image = str(root / "JPEGImages/s00.jpg")
+
+    def refused(folder, *parts):
+        refusal(lambda: predict_files(folder, [image], tmp_path / "masks", reporter=Screen()), folder, *parts)
+
+    refusal(lambda: load_segmenter(finished), finished, "without a segmenter")
+    for name, more, parts in (
+        ("neither", {"detect": "none"}, ["without a segmenter and without a detector", "'segment' or 'detect'"]),
+        ("untrained", {}, ["no trained detector"]),
+    ):
+        run(detecting(root, tmp_path / name, **more), until="refine")
+        refused(tmp_path / name, *parts)
+    refusal(lambda: load_detector(tmp_path / "neither"), tmp_path / "neither", "without a detector")
+    assert not (tmp_path / "masks").exists()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weakseg.data.colour import Triple, normalised
 from weakseg.data.dataset import Dataset
+from weakseg.data.detections import Detections
 from weakseg.data.images import image_size, write_mask
 from weakseg.data.sample import Batch, Sample, collate
 from weakseg.methods.method import Method, Views
@@ -205,19 +206,33 @@ def detect_datasets(
     Returns:
         Number of images worked on.
     """
-    detector, network = ready(detector, device), detector.network
+    detector = ready(detector, device)
     todo = _unfinished(datasets, settings.batch, partial(detections_path, folder))
     total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
     with reporter.track("detect", total, total - new) as bar:
         for dataset, ids in todo:
-            images = torch.stack([dataset.sample(image_id).image for image_id in ids])
-            batch = normalised(images, network.mean, network.std).to(device.target)
-            with device.autocast(settings.precision):
-                found = detector.predict(batch, settings.score, settings.most)
+            found = detect_images(detector, [dataset.sample(image_id).image for image_id in ids], settings, device)
             for image_id, objects in zip(ids, found, strict=True):
                 objects.save(detections_path(folder, image_id), dataset.classes.names, image_id)
             bar.advance(len(ids))
     return new
+
+
+def detect_images(
+    detector: InstanceSegmenter, images: Sequence[Tensor], settings: DetectPredict, device: Device
+) -> list[Detections]:
+    """Find objects in images of one size.
+
+    Args:
+        detector: A trained detector, on the device; see ``ready``.
+        images: (3, H, W) uint8 each.
+        settings: Lowest score, and most objects of an image.
+        device: Where to compute.
+    """
+    network = detector.network
+    batch = normalised(torch.stack(list(images)), network.mean, network.std).to(device.target)
+    with device.autocast(settings.precision):
+        return detector.predict(batch, settings.score, settings.most)
 
 
 def predict_images(

@@ -1,23 +1,31 @@
-"""Segmenting new images with the network of a finished run."""
+"""Segmenting new images, and finding objects in them, with the networks of a finished run."""
 
 import glob
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from weakseg.data.files import write_bytes
 from weakseg.data.ids import IMAGE_SUFFIXES
 from weakseg.data.images import read_image, write_mask
 from weakseg.errors import UserError
+from weakseg.metrics.overlap import SURE
 from weakseg.networks.weights import load_weights, read_about
 from weakseg.pipeline import build
-from weakseg.pipeline.device import choose_device
-from weakseg.pipeline.inference import Predictor, predict_images, ready
+from weakseg.pipeline.device import Device, choose_device
+from weakseg.pipeline.inference import Predictor, detect_images, predict_images, ready
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import Predict, Recipe, load_recipe
-from weakseg.report.overlays import overlay_mask
+from weakseg.pipeline.recipe import BackboneSettings, DetectPredict, Predict, Recipe, load_recipe
+from weakseg.report.overlays import Outlined, Pixels, overlay_mask, overlay_objects
+from weakseg.segment.instances import InstanceSegmenter
+
+Write = Callable[[str, Tensor], None]
+BLANK = {"weights": "none", "sha256": None}
+"""Of a network whose weights are about to be read, so that none are looked for elsewhere."""
 
 
 def predict_files(
@@ -29,38 +37,82 @@ def predict_files(
     device: str = "auto",
     reporter: Reporter,
 ) -> int:
-    """Write a palette PNG for each image, named after it.
+    """Write a palette PNG for each image, named after it, or the objects in it as JSON, or both.
 
     Args:
-        run_folder: A run with a trained segmenter.
+        run_folder: A run with a trained segmenter, a trained detector, or both.
         images: Files, folders (all images below them) or globs.
-        output: Folder of the masks.
+        output: Folder of the results.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        overlay: Also write ``NAME.overlay.jpg``, the mask laid over the image.
+        overlay: Also write ``NAME.overlay.jpg``, the mask laid over the image, and ``NAME.objects.jpg``, the objects.
         reporter: Receives progress.
 
     Returns:
-        Number of masks.
+        Number of images.
 
     Raises:
-        UserError: If the run has no segmenter, nothing matches, or an image cannot be read.
+        UserError: If the run has no such network, nothing matches, or an image cannot be read.
     """
-    settings, segmenter = load_segmenter(run_folder)
-    files = _matching(images)
     chosen = choose_device(device, 1)
-    segmenter = ready(segmenter, chosen)
+    writers = list(_writers(run_folder, output, overlay, chosen))
+    files = _matching(images)
     with reporter.track("predict", len(files)) as bar:
         for name, path in files.items():
             image = read_image(path)
-            mask = next(predict_images(segmenter, [image], settings, chosen))
-            write_mask(output / f"{name}.png", mask)
-            if overlay:
-                picture = overlay_mask(image.permute(1, 2, 0).numpy(), mask.numpy())
-                buffer = io.BytesIO()
-                Image.fromarray(picture).save(buffer, format="JPEG", quality=90)
-                write_bytes(output / f"{name}.overlay.jpg", buffer.getvalue())
+            for write in writers:
+                write(name, image)
             bar.advance()
     return len(files)
+
+
+def _writers(run_folder: Path, output: Path, overlay: bool, device: Device) -> Iterator[Write]:
+    """What looks at an image and writes what it sees; a detector that is still to be trained is not waited for."""
+    recipe = _recipe(run_folder)
+    segments = build.predicting(recipe) is not None
+    if segments:
+        predict, segmenter = load_segmenter(run_folder)
+        yield partial(_write_mask, ready(segmenter, device), predict, device, output, overlay)
+    if recipe.detect is not None and ((run_folder / "detector.safetensors").is_file() or not segments):
+        detect, detector, classes = load_detector(run_folder)
+        yield partial(_write_objects, ready(detector, device), detect, classes, device, output, overlay)
+    elif not segments:
+        remedy = "Set 'segment' or 'detect' in its recipe"
+        raise UserError("was run without a segmenter and without a detector", where=run_folder, remedy=remedy)
+
+
+def _write_mask(
+    segmenter: Predictor, settings: Predict, device: Device, output: Path, overlay: bool, name: str, image: Tensor
+) -> None:
+    mask = next(predict_images(segmenter, [image], settings, device))
+    write_mask(output / f"{name}.png", mask)
+    if overlay:
+        picture = overlay_mask(image.permute(1, 2, 0).numpy(), mask.numpy())
+        _write_picture(output / f"{name}.overlay.jpg", picture)
+
+
+def _write_objects(
+    detector: InstanceSegmenter,
+    settings: DetectPredict,
+    classes: Sequence[str],
+    device: Device,
+    output: Path,
+    overlay: bool,
+    name: str,
+    image: Tensor,
+) -> None:
+    (found,) = detect_images(detector, [image], settings, device)
+    found.save(output / f"{name}.json", classes, name)
+    if overlay:
+        rows = zip(found.classes.tolist(), found.masks.cpu().numpy(), found.scores.tolist(), strict=True)
+        objects = [Outlined(classes[number], mask, score) for number, mask, score in rows if score >= SURE]
+        picture = overlay_objects(image.permute(1, 2, 0).numpy(), objects)
+        _write_picture(output / f"{name}.objects.jpg", picture)
+
+
+def _write_picture(path: Path, picture: Pixels) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=90)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_segmenter(run_folder: Path) -> tuple[Predict, Predictor]:
@@ -69,38 +121,64 @@ def load_segmenter(run_folder: Path) -> tuple[Predict, Predictor]:
     Raises:
         UserError: If the folder has none, or its weights do not say which classes they tell apart.
     """
-    recipe_file = run_folder / "recipe.yaml"
-    if not recipe_file.is_file():
-        raise _nothing_trained(run_folder)
-    recipe = load_recipe(recipe_file)
+    recipe = _recipe(run_folder)
     settings = build.predicting(recipe)
     if settings is None:
-        alone = " (its detector tells objects apart, which is no mask)" if recipe.detect is not None else ""
-        raise UserError(f"was run without a segmenter{alone}", where=run_folder, remedy="Set 'segment' in its recipe")
+        raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
     weights = run_folder / ("localizer.safetensors" if recipe.segment is None else "segmenter.safetensors")
-    if not weights.is_file():
-        raise _nothing_trained(run_folder)
-    classes = read_about(weights).get("classes")
-    if classes is None:
-        raise UserError("names no classes in its header", where=weights, remedy="Train the segmenter again")
-    predictor = _untrained(recipe, len(classes.split("\n")))
+    predictor = _untrained(recipe, len(_classes(weights, "segmenter")))
     load_weights(predictor, weights)
     return settings, predictor
 
 
-def _nothing_trained(run_folder: Path) -> UserError:
-    return UserError("holds no trained segmenter", where=run_folder, remedy="Give the folder of a finished run")
+def load_detector(run_folder: Path) -> tuple[DetectPredict, InstanceSegmenter, list[str]]:
+    """How a run's trained detector looks at images, the detector, and the names of its classes.
+
+    Raises:
+        UserError: If the folder has none, or its weights do not say which classes they tell apart.
+    """
+    recipe = _recipe(run_folder)
+    if recipe.detect is None:
+        raise UserError("was run without a detector", where=run_folder, remedy="Set 'detect' in its recipe")
+    weights = run_folder / "detector.safetensors"
+    classes = _classes(weights, "detector")
+    detector = build.detector(recipe.detect, _blank(recipe.detect.backbone or recipe.backbone), len(classes))
+    load_weights(detector, weights)
+    return recipe.detect.predict, detector, classes
+
+
+def _recipe(run_folder: Path) -> Recipe:
+    recipe_file = run_folder / "recipe.yaml"
+    if not recipe_file.is_file():
+        raise _nothing_trained(run_folder, "segmenter")
+    return load_recipe(recipe_file)
+
+
+def _classes(weights: Path, kind: str) -> list[str]:
+    """Names of the object classes that a network was trained for."""
+    if not weights.is_file():
+        raise _nothing_trained(weights.parent, kind)
+    classes = read_about(weights).get("classes")
+    if classes is None:
+        raise UserError("names no classes in its header", where=weights, remedy=f"Train the {kind} again")
+    return classes.split("\n")
+
+
+def _nothing_trained(run_folder: Path, kind: str) -> UserError:
+    return UserError(f"holds no trained {kind}", where=run_folder, remedy="Give the folder of a finished run")
 
 
 def _untrained(recipe: Recipe, num_classes: int) -> Predictor:
-    """The network whose weights are about to be read, so that none are looked for elsewhere."""
-    changes = {"weights": "none", "sha256": None}
+    """The network whose weights are about to be read."""
     if recipe.segment is not None:
-        backbone = recipe.segment.backbone or recipe.backbone
-        return build.segmenter(recipe.segment, backbone.model_copy(update=changes), num_classes)
+        return build.segmenter(recipe.segment, _blank(recipe.segment.backbone or recipe.backbone), num_classes)
     assert recipe.localize is not None
-    blank = recipe.localize.model_copy(update={"backbone": recipe.localize.backbone.model_copy(update=changes)})
+    blank = recipe.localize.model_copy(update={"backbone": _blank(recipe.localize.backbone)})
     return build.method(blank, build.method_options(recipe.localize.method), num_classes)
+
+
+def _blank(backbone: BackboneSettings) -> BackboneSettings:
+    return backbone.model_copy(update=BLANK)
 
 
 def _matching(images: Sequence[str]) -> dict[str, Path]:
