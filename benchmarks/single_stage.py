@@ -8,12 +8,14 @@ second call finds. Measures the network without tags on the validation images, a
 its maps at the threshold that suits them best and its own segmentation. ``--against cam`` also runs the recipe
 ``--cam`` up to its segmenter, for the same seeds; ``--set-cam segment.train.epochs=...`` makes that take as long.
 
-Writes one row for each run and protocol to results/single_stage.csv, prints means and deviations beside the paper's
-figures and whether its order holds, and ends with status 1 if it does not. The paper measures on PASCAL VOC, refinement
-and penalty at a gate rate of 0.5, on a grid of 81 cells; the small recipes have half as many and four dilations.
+Writes one row for each run and protocol to results/single_stage.csv, in which ways and seeds that are not asked for stay
+as they are; prints means and deviations of all beside the paper's figures and whether its order holds, and ends with
+status 1 if it does not. The paper measures on PASCAL VOC, refinement and penalty at a gate rate of 0.5, on a grid of 81
+cells; the small recipes have half as many and four dilations.
 """
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -127,6 +129,14 @@ def _ran(way: Way, recipe: str, seed: int, arguments: argparse.Namespace, settin
         }
 
 
+def earlier(table: Path, again: set[tuple[str, int]]) -> list[Row]:
+    """The rows of a table of other ways and seeds than those that are measured now."""
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if (row["way"], int(row["seed"])) not in again]
+
+
 def values(rows: Sequence[Row], way: str, measure: str = "miou", protocol: str = "seg@val") -> dict[int, float]:
     """Seed to number, of one way."""
     wanted = [row for row in rows if (row["way"], row["protocol"]) == (way, protocol)]
@@ -181,7 +191,8 @@ def summary(rows: Sequence[Row]) -> list[Row]:
             "its full": known[name].paper_full,
             "paper + CRF": known[name].paper_crf,
         }
-        for name in dict.fromkeys(str(row["way"]) for row in rows)
+        for name in known
+        if values(rows, name)
     ]
 
 
@@ -212,7 +223,8 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Measure, write, print."""
     arguments = parsed()
-    rows: list[Row] = []
+    ways = [*arguments.ways, *([arguments.against] if arguments.against else [])]
+    rows = earlier(arguments.output, {(way, seed) for way in ways for seed in arguments.seeds})
     for seed in arguments.seeds:
         for way in (way for way in WAYS if way.name in arguments.ways):
             rows += measured(way, seed, arguments)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import bana, collect, eps, refiners, single_stage, single_stage_speed, split_merge
-from benchmarks.timing import compare
+from benchmarks.timing import compare, write_table
 from weakseg.pipeline.build import method_options
 from weakseg.pipeline.recipe import load_recipe
 from weakseg.pipeline.shipped import recipe_path
@@ -174,6 +174,17 @@ def test_the_order_of_the_table_of_single_stage_is_judged():
     assert list(single_stage.told(few)) == [
         "holds    Table 1c: stochastic gate above none (+2.5 points, 1 of 2 seeds; paper +4.1)"
     ]
+
+
+def test_rows_of_single_stage_stay_until_they_are_measured_again(tmp_path):
+    table = tmp_path / "table.csv"
+    assert single_stage.earlier(table, set()) == []
+    write_table(single_stage_rows() + single_stage_rows(1), table)
+    again = {(way.name, 0) for way in single_stage.WAYS}
+    kept = single_stage.earlier(table, again)
+    assert [(row["way"], row["seed"]) for row in kept[:2]] == [("cam", "0")] * 2
+    assert {row["seed"] for row in kept[2:]} == {"1"}
+    assert single_stage.trends(kept) == single_stage.trends(single_stage_rows(1))
 
 
 def test_one_network_is_compared_with_a_pipeline_of_its_time():
