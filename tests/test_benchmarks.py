@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import bana, collect, eps, refiners, single_stage, single_stage_speed, split_merge
+from benchmarks import bana, collect, depthwise, eps, refiners, single_stage, single_stage_speed, split_merge
 from benchmarks.timing import compare, write_table
 from weakseg.pipeline.build import method_options
 from weakseg.pipeline.recipe import load_recipe
@@ -219,6 +219,12 @@ def test_steps_of_single_stage_are_compared_round_by_round():
     assert (plain["seconds_to_plain"], unrefined["seconds_to_plain"], whole["seconds_to_unrefined"]) == (1, 2, 1.25)
     assert (plain["images_per_second"], unrefined["seconds"]) == (8, 4)
     assert (unrefined["memory_to_plain"], whole["memory_to_plain"]) == (1.5, None)
+
+
+def test_steps_with_and_without_float32_are_compared():
+    row = depthwise.measured("mobilenetv3_small_050", 16, side=32, batch=2, count=1)
+    assert (row["network"], row["output_stride"]) == ("mobilenetv3_small_050", 16)
+    assert row["ratio"] == pytest.approx(row["reference_seconds"] / row["seconds"], rel=0.02)
 
 
 def test_runs_of_all_kinds_are_collected(tmp_path):
