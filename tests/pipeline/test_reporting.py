@@ -9,7 +9,7 @@ def test_colours_tell_the_pairs_of_the_overlap():
     square, crowd = rectangle(2, 2, 6, 6), rectangle(0, 0, 20, 12)
     truth = true((0, crowd, True), (0, square))
     seen = found((0, 0.0, square), (0, 0.4, square), (0, 0.9, crowd), (0, 0.8, rectangle(2, 2, 6, 5)))
-    drawn = reporting._outlined(seen, truth, ["cat"], least=0.0)
+    drawn = reporting.outlined(seen, truth, ["cat"], least=0.0)
     assert [one.colour for one in drawn] == [2, 3, 1]
-    assert [one.colour for one in reporting._outlined(seen, truth, ["cat"], least=0.5)] == [2, 1]
-    assert [one.colour for one in reporting._outlined(seen, None, ["cat"], least=0.5)] == [None, None]
+    assert [one.colour for one in reporting.outlined(seen, truth, ["cat"], least=0.5)] == [2, 1]
+    assert [one.colour for one in reporting.outlined(seen, None, ["cat"], least=0.5)] == [None, None]

@@ -20,7 +20,8 @@ from weakseg.pipeline.device import Device, choose_device
 from weakseg.pipeline.inference import Predictor, detect_images, predict_images, ready
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, DetectPredict, Predict, Recipe, load_recipe
-from weakseg.report.overlays import Outlined, Pixels, overlay_mask, overlay_objects
+from weakseg.pipeline.reporting import outlined
+from weakseg.report.overlays import Pixels, overlay_mask, overlay_objects
 from weakseg.segment.instances import InstanceSegmenter
 
 Write = Callable[[str, Tensor], None]
@@ -103,8 +104,7 @@ def _write_objects(
     (found,) = detect_images(detector, [image], settings, device)
     found.save(output / f"{name}.json", classes, name)
     if overlay:
-        rows = zip(found.classes.tolist(), found.masks.cpu().numpy(), found.scores.tolist(), strict=True)
-        objects = [Outlined(classes[number], mask, score) for number, mask, score in rows if score >= SURE]
+        objects = outlined(found, None, classes, least=SURE)
         picture = overlay_objects(image.permute(1, 2, 0).numpy(), objects)
         _write_picture(output / f"{name}.objects.jpg", picture)
 

@@ -132,10 +132,10 @@ def _object_panel(folder: Path, dataset: Dataset, scores: dict[str, float], stag
     objects: dict[str, list[Outlined]] = {}
     if stage == "instances":
         told_apart = Instances.load(instances_path(folder, image_id), names)
-        objects["instances"] = _outlined(told_apart, truth, names, least=0.0)
+        objects["instances"] = outlined(told_apart, truth, names, least=0.0)
     else:
         found = Detections.load(detections_path(folder, image_id), names, image.shape[:2])
-        objects["detections"] = _outlined(found, truth, names, least=SURE)
+        objects["detections"] = outlined(found, truth, names, least=SURE)
     if truth is not None:
         rows = zip(truth.classes.tolist(), truth.crowd.tolist(), truth.masks.numpy(), strict=True)
         objects["true_objects"] = [Outlined(names[one] + " (crowd)" * crowd, mask) for one, crowd, mask in rows]
@@ -149,7 +149,7 @@ def _object_panel(folder: Path, dataset: Dataset, scores: dict[str, float], stag
     )
 
 
-def _outlined(
+def outlined(
     found: Detections | Instances, truth: Objects | None, names: Sequence[str], least: float
 ) -> list[Outlined]:
     """Objects of at least that score, none of 0; those that the overlap pairs with a true object have its colour.
@@ -162,7 +162,7 @@ def _outlined(
     colours: list[int | None] = [None] * len(shown)
     if truth is not None:
         colours = [partners.get(one, len(truth) + place) for place, one in enumerate(shown.tolist())]
-    rows = zip(classes.tolist(), masks.numpy(), scores, colours, strict=True)
+    rows = zip(classes.tolist(), masks.cpu().numpy(), scores, colours, strict=True)
     return [Outlined(names[one], mask, None if score == 1 else score, colour) for one, mask, score, colour in rows]
 
 
