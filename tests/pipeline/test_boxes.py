@@ -1,5 +1,6 @@
 """Runs from boxes: with and without a localiser, with second masks, with some true masks."""
 
+import csv
 import json
 import shutil
 
@@ -183,6 +184,36 @@ def test_a_segmenter_learns_from_boxes_without_a_localizer(root, tmp_path):
     assert list(measured(tmp_path / "seg")) == ["mask@train", "seg@val"]
 
 
+def test_only_what_a_network_made_has_the_name_of_one(root, tmp_path):
+    whole = recipe(root, tmp_path)
+    segment = {**whole["segment"], "backbone": whole["localize"]["backbone"]}
+    run(plain(root, tmp_path / "seg", segment=segment))
+    found = {name: (result["backbone"], result["weights"]) for name, result in measured(tmp_path / "seg").items()}
+    assert found == {"mask@train": ("none", "none"), "seg@val": (segment["backbone"]["name"], "none")}
+    assert "weights none" not in (tmp_path / "seg/report/index.html").read_text()
+
+
+def rates_of(folder):
+    with (folder / "filling.csv").open() as file:
+        return [(row["protocol"], row["class"], float(row["rate"])) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("masks", ["all", "few", "none"])
+def test_filling_rates_need_no_true_masks(root, tmp_path, masks):
+    tree = shutil.copytree(root, tmp_path / "tree")
+    for path in (tree / "SegmentationClass").iterdir():
+        if masks == "none" or (masks == "few" and path.stem not in ("s00", "s03")):
+            path.unlink()
+    run(plain(tree, tmp_path / "run", evaluate={"seeds": [], "metrics": ["filling_rate"]}))
+    result, rates = measured(tmp_path / "run")["mask@train"], rates_of(tmp_path / "run")
+    assert {rate for _, _, rate in rates} == {1.0}
+    assert len(rates) == sum(len(open_dataset("auto", tree, "train").box_tensors(f"s{n:02}")[0]) for n in range(TRAIN))
+    assert (result["filling_rate"], result["miou"] is None) == (1.0, masks == "none")
+    assert result["images"] == {"all": TRAIN, "few": 2, "none": TRAIN}[masks]
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert 'id="filling"' in page
+
+
 @pytest.fixture(scope="module")
 def partly(root, tmp_path_factory):
     """The same images, without boxes for those of the split "few"."""
@@ -249,6 +280,8 @@ def test_what_does_not_go_together_is_refused_before_anything_is_written(root, t
     noisy = {**whole["segment"], "loss": "noise_aware"}
     refusal(lambda: run(recipe(root, folder, segment=noisy)), "noise_aware", "second masks")
     refusal(lambda: run(bana(root, folder, segment=noisy)), "classifier: cosine")
+    agreed = {**bana(root, folder)["segment"], "masks": "agreed"}
+    refusal(lambda: run(bana(root, folder, segment=agreed)), "noise_aware", "segment.masks: agreed", "cross_entropy")
     start = {**whole["segment"], "start": "localizer"}
     refusal(lambda: run(plain(root, folder, segment=start)), "start: localizer", "without a localiser")
     true = {**whole["segment"], "true_masks": "nowhere"}

@@ -8,7 +8,7 @@ so.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from weakseg.errors import UserError
@@ -91,7 +91,7 @@ class ProtocolResult:
         flags: Help it had.
         supervision: Kinds of labels that training saw, see ``supervision_name``.
         images: How many were measured.
-        backbone: Name of the network's backbone.
+        backbone: Name of the network's backbone, ``"none"`` if no network had a part in it.
         weights: Where its initial weights come from.
         absent: Names of the classes left out of the mean.
         saliency: Where the saliency maps came from that training saw, such as ``folder:SaliencyMaps`` or the name of
@@ -208,6 +208,10 @@ class ProtocolResult:
             saliency=saliency,
             others={name: _finite(value) for name, value in values.items()},
         )
+
+    def with_others(self, values: Mapping[str, float]) -> "ProtocolResult":
+        """The same and further metrics by name."""
+        return replace(self, others=self.others | {name: _finite(value) for name, value in values.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Value of the protocol's key in ``metrics.json``."""

@@ -128,10 +128,16 @@ def _check_start(recipe: Recipe, settings: Segment | Detect, section: str) -> No
 
 
 def _check_masks(recipe: Recipe, segment: Segment) -> None:
-    """Second masks have to be made by somebody."""
+    """Second masks have to be made by somebody, and a loss that compares two needs them to differ."""
     wanting = f"segment.masks: {segment.masks}" if segment.masks != "first" else None
     if needs_second(segment.loss.name):
         wanting = f"segment.loss: {segment.loss.name}"
+        if segment.masks == "agreed":
+            raise UserError(
+                f"'{wanting}' learns from where two masks differ, which 'segment.masks: agreed' leaves out",
+                where="recipe",
+                remedy="Leave segment.masks out, or choose loss: cross_entropy",
+            )
     _check_second(recipe, wanting)
 
 

@@ -47,7 +47,6 @@ FILLING = "filling_rate"
 AP = "ap"
 OF_MAPS = {SOFT: SoftLocalization, PRECISION: CAMPrecision}
 ELSEWHERE = (SOFT, PRECISION, FILLING, AP, BOX_ACCURACY)  # what is not a metric of any two label maps
-FILLED = ("mask", "second")
 BOUNDARY = "boundary_f1"
 CONFUSION = "evaluate.confusion"
 
@@ -150,7 +149,6 @@ class Evaluator:
         metrics = self.provenance.metrics
         others = [self._metric(metric, len(names)) for metric in metrics if metric not in ELSEWHERE]
         soft = [] if maps is None else [kind(len(names)) for metric, kind in OF_MAPS.items() if metric in metrics]
-        filling = FillingRates(len(names)) if FILLING in metrics and stage in FILLED else None
         confused = ConfusionRatio(confusion_pairs(self.provenance.confusion, dataset))
         ids = [image_id for image_id in masked_ids(dataset) if among is None or image_id in among]
         compared = Share()
@@ -174,15 +172,10 @@ class Evaluator:
                 if maps is not None:
                     for score in soft:
                         score.update(maps(image_id).scores, maps(image_id).classes, truth)
-                if filling is not None and (boxes := dataset.box_tensors(image_id)) is not None:
-                    filling.update(mask, *boxes)
                 if confused.pairs and (context := context_labels(dataset, image_id, truth)) is not None:
                     confused.update(mask, truth, context)
                 bar.advance()
         values = [other.values() for other in (*others, *soft)]
-        if filling is not None:
-            values.append(filling.values())
-            self.measured.filling[name] = dict(zip(names[1:], filling.rates, strict=True))
         values += [] if left_out is None else [{"compared": compared.value()}]
         values.append(dict(zip(map(confusion_name, self.provenance.confusion), confused.ratios(), strict=True)))
         self.measured.images[name] = {key: value for key, value in scores.items() if not math.isnan(value)}
@@ -199,6 +192,27 @@ class Evaluator:
             saliency=self.provenance.saliency,
             boundary=self.provenance.boundary if BOUNDARY in metrics else None,
         )
+
+    def filled(
+        self, stage: str, dataset: Dataset, ids: Sequence[str], predicted: Callable[[str], Tensor], flags: Flags
+    ) -> None:
+        """Measure how much of their boxes label maps fill, of images with true masks and without.
+
+        Args:
+            stage: ``"mask"`` or ``"second"``.
+            dataset: Images with boxes.
+            ids: Those of them that have label maps.
+            predicted: Id to (H, W) label map.
+            flags: Help that the label maps had.
+        """
+        name, rates = protocol_name(stage, dataset.split), FillingRates(len(dataset.classes) + 1)
+        boxed = [(image_id, boxes) for image_id in ids if (boxes := dataset.box_tensors(image_id)) is not None]
+        for image_id, boxes in boxed:
+            rates.update(predicted(image_id), *boxes)
+        self.measured.filling[name] = dict(zip(dataset.classes.names, rates.rates, strict=True))
+        if name not in self.measured.results:
+            self._note(name, {}, len(boxed), flags)
+        self.measured.results[name] = self.measured.results[name].with_others(rates.values())
 
     def objects(
         self,

@@ -1,6 +1,6 @@
 """Everything in a run folder that can be compared with the truth, each under the name of its protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +14,15 @@ from weakseg.data.sample import WeakLabel
 from weakseg.metrics import BoundaryRule, Flags, supervision_name
 from weakseg.networks.weights import load_weights
 from weakseg.pipeline.box_accuracy import BOX_ACCURACY, boxes_right
-from weakseg.pipeline.evaluation import Evaluator, Provenance, ids_with_objects
+from weakseg.pipeline.evaluation import FILLING, Evaluator, Provenance, ids_with_objects
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import detections_path, instances_path, maps_path, mask_path, prediction_path
 from weakseg.pipeline.measured import Measured
 from weakseg.pipeline.recipe import BackboneSettings
 from weakseg.pipeline.saliency import provenance
+from weakseg.pipeline.steps import Step
+
+NO_NETWORK = "none"
 
 
 def measure(experiment: Experiment) -> Measured:
@@ -33,7 +36,7 @@ class _Measuring:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.recipe, self.folder = experiment, experiment.recipe, experiment.folder
         self.train_set = experiment.train_set
-        about = self._provenance(self.recipe.backbone, experiment.supervision)
+        about = self._provenance(self._labeller, experiment.supervision)
         self.evaluator = Evaluator(about, experiment.reporter)
 
     def everything(self) -> Measured:
@@ -42,6 +45,8 @@ class _Measuring:
             self._boxes()
         if self.train_set.has(WeakLabel.MASKS):
             self._labels()
+        if FILLING in self.recipe.evaluate.metrics:
+            self._filled_boxes()
         if self.experiment.measures_objects:
             self._pseudo_objects()
         self._predictions()
@@ -63,16 +68,24 @@ class _Measuring:
         first, second = partial(mask_path, self.folder), self.experiment.second_masks
         if self.recipe.localize is not None:
             self._seeds()
-        self._about(self.recipe.backbone, self.experiment.supervision)
+        self._about(self._labeller, self.experiment.supervision)
         made = frozenset(self.experiment.pseudo_ids)
         measured = partial(self.evaluator.measure, split=self.train_set.split, dataset=self.train_set, among=made)
-        flags = self._flags(None, crf=any("crf" in step.name for step in self.experiment.first))
-        measured("mask", predicted=_read(first), flags=flags)
+        measured("mask", predicted=_read(first), flags=self._flags_of(self.experiment.first))
         if second is None:
             return
-        others = self._flags(None, crf=any("crf" in step.name for step in self.experiment.steps))
+        others = self._flags_of(self.experiment.steps)
         measured("second", predicted=_read(second), flags=others)
         measured("agreed", predicted=_read(first), flags=others, left_out=partial(_differ, first, second))
+
+    def _filled_boxes(self) -> None:
+        """How much of the boxes the pseudo-masks fill, which takes no true masks."""
+        first, second = partial(mask_path, self.folder), self.experiment.second_masks
+        self._about(self._labeller, self.experiment.supervision)
+        filled = partial(self.evaluator.filled, dataset=self.train_set, ids=self.experiment.pseudo_ids)
+        filled("mask", predicted=_read(first), flags=self._flags_of(self.experiment.first))
+        if second is not None:
+            filled("second", predicted=_read(second), flags=self._flags_of(self.experiment.steps))
 
     def _seeds(self) -> None:
         """The threshold is swept on the training images alone."""
@@ -93,9 +106,8 @@ class _Measuring:
         if not ids:
             return
         steps = experiment.first if experiment.object_masks == "first" else experiment.steps
-        self._about(self.recipe.backbone, experiment.object_supervision)
-        flags = self._flags(None, crf=any("crf" in step.name for step in steps))
-        self.evaluator.objects("instances", dataset, ids, self._told_apart, flags)
+        self._about(self._labeller, experiment.object_supervision)
+        self.evaluator.objects("instances", dataset, ids, self._told_apart, self._flags_of(steps))
 
     def _predictions(self) -> None:
         """What the segmenter makes of images."""
@@ -130,17 +142,26 @@ class _Measuring:
         multi_scale = self.recipe.localize is not None and len(self.recipe.localize.scales) > 1
         return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
 
-    def _about(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> None:
+    def _flags_of(self, steps: Sequence[Step]) -> Flags:
+        return self._flags(None, crf=any("crf" in step.name for step in steps))
+
+    @property
+    def _labeller(self) -> BackboneSettings | None:
+        """The backbone that had a part in the pseudo-masks, if any."""
+        trained = any(step.learning is not None for step in self.experiment.steps)
+        return self.recipe.backbone if self.recipe.localize is not None or trained else None
+
+    def _about(self, backbone: BackboneSettings | None, labels: frozenset[WeakLabel]) -> None:
         """What the numbers that follow have in common."""
         self.evaluator.provenance = self._provenance(backbone, labels)
 
-    def _provenance(self, backbone: BackboneSettings, labels: frozenset[WeakLabel]) -> Provenance:
+    def _provenance(self, backbone: BackboneSettings | None, labels: frozenset[WeakLabel]) -> Provenance:
         salient = WeakLabel.SALIENCY in labels
         return Provenance(
             supervision=supervision_name(labels),
             saliency=provenance(self.train_set, self.experiment.source) if salient else None,
-            backbone=backbone.name,
-            weights=Path(backbone.weights).name,
+            backbone=NO_NETWORK if backbone is None else backbone.name,
+            weights=NO_NETWORK if backbone is None else Path(backbone.weights).name,
             absent=self.recipe.evaluate.absent,
             metrics=self.recipe.evaluate.metrics,
             confusion=self.recipe.evaluate.confusion,
