@@ -180,9 +180,9 @@ class Segment(Choosing):
     ``start: localizer`` takes the encoder's initial weights from the trained localiser (as MCTformer does), which
     must then have the same backbone; ``pretrained`` those that the backbone section names. ``masks`` says which
     pseudo-masks it learns from where ``second`` makes others: those of ``refine``, the others, or the pixels on which
-    both agree; losses that compare two label maps are given both, and do not go with the latter. ``true_masks`` names a split whose
-    images are among the training images and are learnt with their true masks (semi-supervised). ``seed`` takes the
-    place of the run's for the segmenter alone, so that several can be trained on the same masks.
+    both agree; losses that compare two label maps are given both, and do not go with the latter. ``true_masks`` names
+    a split whose images are among the training images and are learnt with their true masks (semi-supervised). ``seed``
+    takes the place of the run's for the segmenter alone, so that several can be trained on the same masks.
     """
 
     network: Choice = Named(name="deeplabv3plus")
