@@ -97,7 +97,14 @@ def test_the_trends_of_splitting_and_merging_are_judged():
 
 
 def bana_rows(**changes):
-    found = {"grabcut": 0.65, "boxes + CRF": 0.68, "gap": 0.72, "bap without u_0": 0.73, "bap": 0.75, "bap, Y_ret": 0.70}
+    found = {
+        "grabcut": 0.65,
+        "boxes + CRF": 0.68,
+        "gap": 0.72,
+        "bap without u_0": 0.73,
+        "bap": 0.75,
+        "bap, Y_ret": 0.70,
+    }
     found |= {"bap, Y_crf & Y_ret": 0.8, "Y_crf": 0.60, "Y_ret": 0.58, "agreement": 0.59, "noise-aware": 0.61}
     return [{"way": way, "miou": value} for way, value in {**found, **changes}.items()]
 

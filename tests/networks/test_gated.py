@@ -208,6 +208,9 @@ def test_the_decoder_in_bfloat16():
 def test_unknown_variants_are_refused():
     refusal(lambda: decoder(gate="cod"), "unknown variant 'cod'", "deterministic")
     refusal(lambda: decoder(cues="deterministic"), "unknown variant 'deterministic'", "paper")
+    deep, shallow = features()
+    refusal(lambda: stochastic_gate(deep, shallow, variant="cod"), "unknown variant 'cod'")
+    refusal(lambda: gci_modulation(deep, deep[..., 0, 0], deep[..., 0, 0], variant="cod"), "unknown variant 'cod'")
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -220,6 +223,21 @@ def test_both_levels_are_the_backbones(name):
     assert shallow.shape == (2, channels, 16, 24)
     if name != "resnet38":
         torch.testing.assert_close(shallow, backbone.stages(images)[number])
+
+
+@pytest.mark.parametrize("name", ["mambaout_femto", "fasternet_t0", "pvt_v2_b0", "swin_tiny_patch4_window7_224"])
+def test_networks_of_other_kinds_go_if_a_stage_is_fine_enough(name):
+    """Channels last, a stem of patches, attention; images whose sides are no multiples of anything."""
+    backbone = Backbone(name, weights="none", output_stride=None).eval()
+    number, channels = fine_level(backbone)
+    network = GatedDecoder(channels, backbone.channels, 3, width=8, rates=(1, 2)).eval()
+    images = torch.randn(2, 3, 70, 101)
+    with torch.no_grad():
+        shallow, deep = two_levels(backbone, images, number)
+        torch.testing.assert_close(deep, backbone(images))
+        logits, _ = network(shallow, deep)
+    assert logits.shape[:2] == (2, 3)
+    assert logits.shape[2] >= 70 // 4
 
 
 def test_resnet38_gives_what_leaves_the_unit_before_it_is_normalised():
@@ -242,4 +260,4 @@ def test_vgg16_gives_conv3_3_after_its_relu():
 
 def test_backbones_without_a_fine_level_are_refused():
     refusal(lambda: fine_level(body("test_resnet"), stride=64), "no features at stride 64")
-    refusal(lambda: fine_level(Backbone("test_vit", weights="none", output_stride=None)), "cuts images into patches")
+    refusal(lambda: fine_level(Backbone("test_vit", weights="none", output_stride=None)), "no features at stride 4")

@@ -123,6 +123,11 @@ def test_the_loss_is_the_definition(seed, balance, slow):
     torch.testing.assert_close(balanced_mask_loss(logits, pseudo, tags, balance), torch.tensor(expected))
 
 
+def test_an_unknown_balance_is_refused():
+    with pytest.raises(ValueError, match="unknown balance 'cod': code, paper"):
+        balanced_mask_loss(*loss_case(0), "cod")
+
+
 def test_some_of_these_cases_have_a_loss_and_some_none():
     found = torch.cat([balanced_mask_loss(*loss_case(seed)) for seed in range(8)])
     assert found.any()

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from pydantic import Field
@@ -34,7 +34,17 @@ from weakseg.data.maps import LocalizationMaps
 from weakseg.data.sample import IGNORE, Batch
 from weakseg.methods.method import Activation, Method, Views, rescale
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.gated import GATE_RATE, RATES, WIDTH, Cues, Gate, GatedDecoder, fine_level, two_levels
+from weakseg.networks.gated import (
+    GATE_RATE,
+    RATES,
+    WIDTH,
+    Cues,
+    Gate,
+    GatedDecoder,
+    check_variant,
+    fine_level,
+    two_levels,
+)
 from weakseg.ops.maps import resize, resize_like, strided_size, unflip
 from weakseg.ops.pamr import DILATIONS, Normalization, pamr
 from weakseg.ops.pooling import gap, ngwp
@@ -218,6 +228,8 @@ class SingleStage(Method):
         bias_factor: Annotated[float, Field(gt=0)] = 2.0,
     ) -> None:
         super().__init__(backbone, num_classes)
+        check_variant(balance, get_args(Balance))
+        check_variant(normalization, get_args(Normalization))
         self.level, shallow = fine_level(backbone)
         self.head = GatedDecoder(
             shallow, backbone.channels, num_classes, width=width, rates=rates, gate=gate, gate_rate=gate_rate, cues=cues

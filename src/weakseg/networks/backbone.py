@@ -95,6 +95,12 @@ class Backbone(nn.Module):
         fitted = self._whole_patches(images)
         return list(self.model.forward_intermediates(fitted, output_fmt="NCHW", intermediates_only=True))
 
+    def stage_and_last(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """One of ``stages`` by its number, and what the backbone gives, computed in one pass."""
+        fitted = self._whole_patches(images)
+        last, (stage,) = self.model.forward_intermediates(fitted, indices=[number], output_fmt="NCHW")
+        return stage, self._as_map(last, fitted)
+
     def train(self, mode: bool = True) -> "Backbone":
         """As usual, except that batch normalisation keeps to its stored statistics unless it is to be trained."""
         super().train(mode)

@@ -27,11 +27,21 @@ from weakseg.ops.maps import resize_like
 Gate = Literal["code", "paper", "deterministic", "none"]
 Cues = Literal["code", "paper", "none"]
 
-FINE_STRIDE, MOST_STAGES = 4, 100
+FINE_STRIDE = 4
 WIDTH, SKIP_WIDTH = 256, 48
 RATES = (12, 24, 36)
 GATE_RATE = 0.3
 EPS = 1e-5
+
+
+def check_variant(given: str, known: Sequence[str]) -> None:
+    """See that an equation is read in a way that there is.
+
+    Raises:
+        UserError: If there is no such variant.
+    """
+    if given not in known:
+        raise UserError(f"unknown variant '{given}'", remedy="Choose one of " + ", ".join(known))
 
 
 def stochastic_gate(
@@ -57,7 +67,11 @@ def stochastic_gate(
 
     Returns:
         (B, D, h, w).
+
+    Raises:
+        UserError: If there is no such variant.
     """
+    check_variant(variant, get_args(Gate))
     if variant == "none":
         return deep
     if not training or variant == "deterministic":
@@ -81,7 +95,11 @@ def gci_modulation(normalised: Tensor, scale: Tensor, shift: Tensor, *, variant:
 
     Returns:
         (B, D, h, w), not negative.
+
+    Raises:
+        UserError: If there is no such variant.
     """
+    check_variant(variant, get_args(Cues))
     if variant == "none":
         return relu(normalised)
     factor = scale if variant == "paper" else 1 + scale
@@ -214,9 +232,8 @@ class GatedDecoder(nn.Module):
         cues: Cues = "code",
     ) -> None:
         super().__init__()
-        for given, known in ((gate, get_args(Gate)), (cues, get_args(Cues))):
-            if given not in known:
-                raise UserError(f"unknown variant '{given}'", remedy="Choose one of " + ", ".join(known))
+        check_variant(gate, get_args(Gate))
+        check_variant(cues, get_args(Cues))
         self.gate, self.gate_rate = gate, gate_rate
         self.aspp = FrozenASPP(deep, width, rates)
         self.skip = new_layer(shallow, SKIP_WIDTH)
@@ -251,11 +268,9 @@ def fine_level(backbone: Backbone, stride: int = FINE_STRIDE) -> Level:
     """The last stage with that many image pixels per cell.
 
     Raises:
-        UserError: If there is none, or timm gives it together with nothing else.
+        UserError: If there is none, as in a plain transformer, or timm does not give stages.
     """
-    if hasattr(backbone.model, "patch_embed"):
-        raise UserError(f"backbone '{backbone.name}' cuts images into patches", remedy=ADVICE)
-    stages = last_stages(backbone, MOST_STAGES)
+    stages = last_stages(backbone)
     found = [Level(number, stage.channels) for number, stage in enumerate(stages) if stage.stride == stride]
     if not found:
         raise UserError(f"backbone '{backbone.name}' has no features at stride {stride}", remedy=ADVICE)
@@ -276,8 +291,7 @@ def two_levels(backbone: Backbone, images: Tensor, number: int) -> tuple[Tensor,
         sections = backbone.model.sections()
         shallow = _through(sections[: number + 1], images)
         return shallow, _through(sections[number + 1 :], shallow)
-    deep, (shallow,) = backbone.model.forward_intermediates(images, indices=[number], output_fmt="NCHW")
-    return shallow, deep
+    return backbone.stage_and_last(images, number)
 
 
 def _through(sections: Sequence[Sequence[tuple[str, nn.Module]]], features: Tensor) -> Tensor:

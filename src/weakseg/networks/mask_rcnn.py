@@ -30,7 +30,6 @@ Positive = Annotated[int, Field(ge=1)]
 Size = tuple[int, int]
 
 FINEST = 4  # stride; features finer than that see no object whole
-ALL = 100  # more stages than any backbone has
 RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 BOX_CELLS, MASK_CELLS, SAMPLING = 7, 14, 2  # of a region: side as the two heads see it, points per cell and axis
 MASK_LAYERS = 4
@@ -179,7 +178,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: Backbone, width: int) -> None:
         super().__init__()
         self.body, self.out_channels = backbone, width
-        stages = last_stages(backbone, ALL)
+        stages = last_stages(backbone)
         last = {stage.stride: place - len(stages) for place, stage in enumerate(stages) if stage.stride >= FINEST}
         self.places, self.strides = list(last.values()), list(last)
         self._check_strides()

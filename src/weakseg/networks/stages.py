@@ -22,8 +22,10 @@ class Stage(NamedTuple):
 
 
 @torch.no_grad()
-def last_stages(backbone: Backbone, count: int) -> list[Stage]:
-    """The last ``count`` stages, or all if there are fewer, finest first; found by looking at a small image.
+def last_stages(backbone: Backbone, count: int | None = None) -> list[Stage]:
+    """The last ``count`` stages, or all if there are fewer or none is said, finest first.
+
+    They are found by looking at a small image.
 
     Raises:
         UserError: If there are fewer than three, or the backbone takes no small images.
@@ -31,11 +33,12 @@ def last_stages(backbone: Backbone, count: int) -> list[Stage]:
     was_training = backbone.training
     image = next(backbone.parameters()).new_zeros(1, 3, SIDE, SIDE)
     try:
-        found = backbone.eval().stages(image)[-count:]
+        found = backbone.eval().stages(image)[-(count or 0) :]
     except RuntimeError as error:
         problem = f"backbone '{backbone.name}' does not take images of {SIDE} x {SIDE} pixels"
         raise UserError(problem, remedy="Choose another backbone") from error
-    backbone.train(was_training)
+    finally:
+        backbone.train(was_training)
     if len(found) < FEWEST:
         raise UserError(f"backbone '{backbone.name}' has fewer than {FEWEST} stages", remedy="Choose another backbone")
     return [Stage(maps.shape[1], power_of_two(SIDE / maps.shape[-1])) for maps in found]

@@ -7,7 +7,7 @@ classes would soon swallow small ones, so a class weighs the more the fewer pixe
 every class that it is tagged with, and background, has found at least one pixel.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -89,7 +89,12 @@ def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Ba
 
     Returns:
         (B,), 0 for images that lack a label.
+
+    Raises:
+        ValueError: If ``balance`` is neither.
     """
+    if balance not in get_args(Balance):
+        raise ValueError(f"unknown balance '{balance}': {', '.join(get_args(Balance))}")
     surprise, counts = -log_softmax(logits, 1) * pseudo, pseudo.sum((-2, -1))
     if balance == "code":
         losses = (surprise.mean((-2, -1)) * label_weights(pseudo)).sum(-1)
