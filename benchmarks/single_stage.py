@@ -30,7 +30,7 @@ import weakseg
 from benchmarks.timing import Row, write_table
 from weakseg.pipeline.shipped import recipe_path
 
-PROTOCOLS = ("seg@val", "seed@train", "mask@train")
+STAGES = ("seg", "seed", "mask")  # of protocols, each measured on one split
 MAKING = ("localizer", "maps", "masks", "segmenter")
 CAM = "cam"
 LONGER = 1.1
@@ -65,6 +65,9 @@ WAYS = (
     Way("power-0", ("localize.method.penalty_power=0",), None, 59.4),
     Way("power-5", ("localize.method.penalty_power=5", "localize.method.penalty_floor=0.1"), None, 59.4),
 )
+
+# The small recipes have four dilations already.
+USUAL = ("full", "no-pamr", "no-gate", "deterministic-gate", "no-cues", "power-0", "power-5")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _ran(way: Way, recipe: str, seed: int, arguments: argparse.Namespace, settin
     found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     timings = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
     last = MAKING.index("segmenter" if "segmenter" in timings else "localizer")
-    for protocol, result in ((name, found[name]) for name in PROTOCOLS if name in found):
+    for protocol, result in found.items():
         yield {
             **{"way": way.name, "seed": seed, "protocol": protocol, "supervision": result["supervision"]},
             **{"miou": round(result["miou"], 4), "gt_tags": result["flags"]["gt_tags"]},
@@ -135,9 +138,9 @@ def earlier(table: Path, again: set[tuple[str, int]]) -> list[Row]:
         return [row for row in csv.DictReader(file) if (row["way"], int(row["seed"])) not in again]
 
 
-def values(rows: Sequence[Row], way: str, measure: str = "miou", protocol: str = "seg@val") -> dict[int, float]:
+def values(rows: Sequence[Row], way: str, measure: str = "miou", stage: str = "seg") -> dict[int, float]:
     """Seed to number, of one way."""
-    wanted = [row for row in rows if (row["way"], row["protocol"]) == (way, protocol)]
+    wanted = [row for row in rows if (row["way"], str(row["protocol"]).partition("@")[0]) == (way, stage)]
     return {int(str(row["seed"])): float(str(row[measure])) for row in wanted}
 
 
@@ -183,7 +186,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
         {
             "way": name,
             "seeds": len(values(rows, name)),
-            **{protocol: spread(list(values(rows, name, protocol=protocol).values())) for protocol in PROTOCOLS},
+            **{stage: spread(list(values(rows, name, stage=stage).values())) for stage in STAGES},
             "seconds": round(fmean(values(rows, name, "seconds_training").values())),
             "paper": known[name].paper,
             "its full": known[name].paper_full,
@@ -206,7 +209,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Table 1 of single-stage segmentation in miniature.")
     parser.add_argument("--data", type=Path, required=True, help="tags and true masks")
     parser.add_argument("--recipe", default="mini/single-stage", help="recipe of single-stage segmentation")
-    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS], default=[way.name for way in WAYS])
+    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS], default=list(USUAL))
     parser.add_argument("--against", choices=[CAM], help="what to run beside them")
     parser.add_argument("--cam", default="mini/cam", help="recipe of CAM, its refiners and a segmenter")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -210,8 +210,8 @@ def test_ways_of_single_stage_are_compared_on_the_seeds_that_both_have_seen():
     rows = single_stage_rows() + [row for row in single_stage_rows(1) if row["way"] == "full"]
     assert single_stage.gains(rows, single_stage.TRENDS[0]) == pytest.approx([20])
     full, *_, cam = single_stage.summary(rows)
-    assert (full["seg@val"], full["seed@train"], full["mask@train"]) == ("50.0 +- 0.0", "60.0 +- 0.0", None)
-    assert (cam["seg@val"], cam["seconds"], cam["paper"]) == ("40.0", 60, None)
+    assert (full["seg"], full["seed"], full["mask"]) == ("50.0 +- 0.0", "60.0 +- 0.0", None)
+    assert (cam["seg"], cam["seconds"], cam["paper"]) == ("40.0", 60, None)
 
 
 @pytest.mark.parametrize("way", single_stage.WAYS, ids=lambda way: way.name)
