@@ -84,6 +84,7 @@ def test_objects_in_boxes():
     assert found.classes.tolist() == [0, 1]  # the second box is empty
     assert found.scores.tolist() == [1, 1]
     assert found.masks.int().tolist() == [[[0, 1, 1, 0], [0, 1, 0, 0]], [[0, 0, 0, 1], [0, 0, 0, 1]]]
+    assert found.unsure.int().tolist() == [[0, 0, 0, 0], [0, 0, 1, 0]]
     none = Instances.in_boxes(mask, boxes[:0], torch.zeros(0, dtype=torch.int64))
     assert none.masks.shape == (0, 2, 4)
     whole = Instances.in_boxes(mask, boxes[:1], torch.tensor([2]), any_class=True)
@@ -101,5 +102,12 @@ def test_a_map_of_numbers_is_read(tmp_path):
     assert torch.equal(classes, kinds)
     Instances(kinds, torch.tensor([0.0, 0.1]), masks).save(tmp_path / "b.json", NAMES)
     assert read_numbers(tmp_path / "b.json", NAMES)[0].tolist() == [[0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]]
+    unsure = torch.zeros(3, 4, dtype=torch.bool)
+    unsure[0, 1:3] = True
+    Instances(kinds, torch.ones(2), masks & ~unsure, unsure).save(tmp_path / "c.json", NAMES)
+    assert read_numbers(tmp_path / "c.json", NAMES)[0].tolist() == [[1, -1, -1, 0], [1, 1, 2, 2], [1, 1, 2, 2]]
+    read = Instances.load(tmp_path / "c.json", NAMES)
+    assert torch.equal(read.unsure, unsure)
+    assert torch.equal(read.masks, masks & ~unsure)
     put_text(tmp_path / "a.json", json.dumps(json.loads((tmp_path / "a.json").read_text())[:1]))
     refusal(lambda: read_numbers(tmp_path / "a.json", NAMES), "a.json", "run again")

@@ -1,13 +1,25 @@
 """Mask R-CNN on backbones of ours."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.roi_heads import maskrcnn_loss
+from torchvision.ops import box_iou
 
 from tests.data.trees import refusal
 from weakseg.networks import mask_rcnn
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.mask_rcnn import DETECTORS, LOSSES, MaskRCNN, Target, create_detector, own_kernels
+from weakseg.networks.mask_rcnn import (
+    DETECTORS,
+    LOSSES,
+    MaskRCNN,
+    Target,
+    create_detector,
+    known_mask_loss,
+    own_kernels,
+)
 from weakseg.networks.weights import save_weights
 from weakseg.ops.instances import mask_boxes
 
@@ -34,6 +46,87 @@ def objects(*size, count=2):
 def losses(net, targets, seed=0):
     torch.manual_seed(seed)  # regions are drawn
     return net.train().losses(images(), targets)
+
+
+def regions_and_logits(seed=0, cells=4, count=5):
+    """Boxes near the objects of ``objects`` in the first of two images, and logits of masks in them."""
+    generator = torch.Generator().manual_seed(seed)
+    base = objects().boxes[torch.arange(count) % 2]
+    boxes = base + 6 * torch.rand(count, 4, generator=generator) - 3
+    boxes = boxes.clamp(min=0).minimum(torch.tensor([SIZE[1], SIZE[0]] * 2))
+    return [boxes, boxes[:0]], torch.randn(count, CLASSES + 1, cells, cells, generator=generator)
+
+
+def given_to_torchvision(targets):
+    return [target.for_torchvision() for target in targets]
+
+
+def test_the_loss_of_masks_is_torchvisions_where_all_is_known():
+    targets, (regions, logits) = [objects(), objects(count=0)], regions_and_logits()
+    owners = [box_iou(target.boxes, boxes).argmax(0) if len(boxes) else torch.zeros(0, dtype=torch.long)
+              for target, boxes in zip(targets, regions, strict=True)]  # fmt: skip
+    theirs = maskrcnn_loss(logits, regions, [t.masks for t in targets], [t.labels for t in targets], owners)
+    torch.testing.assert_close(known_mask_loss(logits, regions, given_to_torchvision(targets)), theirs)
+
+
+def test_the_loss_of_masks_is_the_mean_over_what_is_known():
+    """A region of 4 x 4 cells of 2 x 2 pixels, cell by cell."""
+    mask, unsure = torch.zeros(2, 12, 12, dtype=torch.bool)
+    mask[2:8, 2:6], unsure[5:9, 3:12] = True, True
+    mask &= ~unsure
+    box = torch.tensor([[2.0, 2, 10, 10]])
+    target = Target(box, torch.tensor([2]), mask[None], unsure)
+    logits = torch.randn(1, CLASSES + 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    total = weight = 0.0
+    for row in range(4):
+        for column in range(4):
+            cell = slice(2 + 2 * row, 4 + 2 * row), slice(2 + 2 * column, 4 + 2 * column)
+            known = (~unsure[cell]).float().mean().item()
+            share = mask[cell].float().mean().item() / known if known else 0.0
+            p = torch.sigmoid(logits[0, 2, row, column]).item()
+            total -= known * (share * math.log(p) + (1 - share) * math.log(1 - p))
+            weight += known
+    found = known_mask_loss(logits, [box], given_to_torchvision([target]))
+    # roi_align reads between pixels, which bleeds by half a pixel over a cell's edge
+    assert found.item() == pytest.approx(total / weight, abs=0.12)
+
+
+def test_what_is_unsure_has_no_gradient():
+    unsure = torch.zeros(SIZE, dtype=torch.bool)
+    unsure[:, :37] = True
+    (regions, logits), target = regions_and_logits(cells=8), objects()._replace(unsure=unsure)
+    logits.requires_grad_()
+    known_mask_loss(logits, regions, given_to_torchvision([target, objects(count=0)])).backward()
+    of_first, of_second = logits.grad[0::2], logits.grad[1::2]  # whose objects are left and right of that line
+    assert not of_first.any()
+    assert of_second[:, 3].abs().min() > 0
+    assert not of_second[:, :3].any()
+
+
+def test_if_nothing_is_known_the_loss_of_masks_is_zero():
+    (regions, logits), everything = regions_and_logits(), torch.ones(SIZE, dtype=torch.bool)
+    logits.requires_grad_()
+    covered = [objects()._replace(unsure=everything), objects(count=0)]
+    for targets, boxes, scores in ((covered, regions, logits), (covered, [regions[1]] * 2, logits[:0])):
+        found = known_mask_loss(scores, boxes, given_to_torchvision(targets))
+        found.backward()
+        assert found.item() == 0
+    assert not logits.grad.any()
+
+
+def test_the_network_learns_from_what_is_known_alone():
+    """The other losses are the same; without anything unsure the loss of masks is the one that torchvision gives."""
+    net, unsure = detector(), torch.zeros(SIZE, dtype=torch.bool)
+    unsure[20:35] = True
+    theirs = {}
+    hook = net.model.register_forward_hook(lambda _, __, found: theirs.update(mask=found["loss_mask"].item()))
+    plain = losses(net, [objects(), objects(count=1)])
+    hook.remove()
+    assert plain["masks"].item() == pytest.approx(theirs["mask"], rel=1e-5)
+    partly = losses(net, [objects()._replace(unsure=unsure), objects(count=1)])
+    assert {name for name in plain if plain[name] != partly[name]} == {"masks"}
+    covered = losses(net, [each._replace(unsure=torch.ones_like(unsure)) for each in (objects(), objects(count=1))])
+    assert covered["masks"].item() == 0
 
 
 ENCODERS = {

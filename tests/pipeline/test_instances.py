@@ -30,6 +30,7 @@ from weakseg.data.detections import Detections
 from weakseg.data.images import read_mask, write_mask
 from weakseg.data.instances import Instances
 from weakseg.data.maps import LocalizationMaps
+from weakseg.data.pseudo import PseudoObjects
 from weakseg.metrics import ProtocolResult, protocol_line
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.plan import plan
@@ -100,6 +101,22 @@ def test_stages_and_where_they_stop(root, tmp_path):
     assert stages(whole, "segment") == ["localizer", "maps", "masks", "instances", "segmenter", "detector"]
     assert stages(whole)[6:] == ["predictions", "detections", "metrics", "report"]
     assert "instances" not in stages(recipe(root, tmp_path))
+
+
+def test_pixels_in_dispute_are_no_background_to_the_detector(root, tmp_path):
+    settings = detecting(root, tmp_path / "agreed", refine=["boxes"], second=["grabcut"])
+    settings["detect"] = {**settings["detect"], "masks": "agreed"}
+    run(settings, until="refine")
+    for name in ("s00", "s05"):
+        first, second = (
+            read_mask(tmp_path / "agreed" / folder / f"{name}.png") for folder in ("masks", "masks-grabcut")
+        )
+        found = Instances.load(tmp_path / f"agreed/instances/{name}.json", CLASSES)
+        assert torch.equal(found.unsure, first != second)
+        assert torch.equal(found.masks.any(0), (first == second) & (first > 0))
+    experiment = Experiment(load_recipe(settings), Screen())
+    taught = PseudoObjects(experiment.train_set, lambda name: folder / f"instances/{name}.json")
+    assert (taught.sample("s00").objects == -1).any()
 
 
 def test_objects_of_a_refiner_take_the_place_of_those_in_boxes(root, tmp_path):

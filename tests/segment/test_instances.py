@@ -47,6 +47,10 @@ def test_a_target_has_the_objects_that_are_left():
     assert found.boxes.tolist() == [[8, 10, 40, 50], [56, 20, 88, 60]]
     assert found.labels.tolist() == [2, 1]
     assert torch.equal(found.masks[1], numbers() == 3)
+    assert not found.unsure.any()
+    disputed = numbers().masked_fill(numbers() == 1, -1)
+    assert torch.equal(target(disputed, KINDS).unsure, numbers() == 1)
+    assert target(disputed, KINDS).labels.tolist() == [1]
     cut = target(numbers()[:, 40:], KINDS)
     assert cut.labels.tolist() == [1]
     none = target(numbers() * 0, KINDS)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from weakseg.data.files import write_bytes, write_json
 from weakseg.errors import UserError
-from weakseg.ops.instances import instance_masks, mask_boxes, numbered
+from weakseg.ops.instances import IGNORE, instance_masks, mask_boxes, numbered
+
+UNSURE = 65535  # in a picture of numbers
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,20 @@ class Instances:
         classes: (n,) int64 in [0, C).
         scores: (n,) float32 in [0, 1], how sure it is that there is such an object.
         masks: (n, H, W) bool; no pixel belongs to two.
+        unsure: (H, W) bool, pixels of which it is not known whether they belong to an object; ``None`` if there are
+            none.
     """
 
     classes: Tensor
     scores: Tensor
     masks: Tensor
+    unsure: Tensor | None = None
 
     @classmethod
     def in_boxes(cls, mask: Tensor, boxes: Tensor, box_classes: Tensor, *, any_class: bool = False) -> "Instances":
         """What a label map shows in each box, see ``instance_masks``; boxes without such a pixel are left out.
+
+        What the label map ignores is unsure.
 
         Args:
             mask: (H, W) integers, 0 background, class + 1, 255 ignore.
@@ -46,7 +53,7 @@ class Instances:
         masks = instance_masks(mask, boxes, box_classes, any_class=any_class)
         shown = masks.flatten(1).any(1) if len(masks) else torch.zeros(0, dtype=torch.bool, device=masks.device)
         classes = box_classes.to(masks.device)[shown]
-        return cls(classes, torch.ones(len(classes), device=masks.device), masks[shown])
+        return cls(classes, torch.ones(len(classes), device=masks.device), masks[shown], mask == IGNORE)
 
     def save(self, path: Path, names: Sequence[str]) -> None:
         """Write ``path`` (JSON: number, class, score, box and area of each object) and beside it a PNG of the numbers.
@@ -55,7 +62,10 @@ class Instances:
             path: Ends in ``.json``; it appears after the PNG.
             names: Of the C classes.
         """
-        picture = numbered(self.masks).cpu().numpy().astype(np.uint16)
+        numbers = numbered(self.masks)
+        if self.unsure is not None:
+            numbers[self.unsure] = UNSURE
+        picture = numbers.cpu().numpy().astype(np.uint16)
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG")
         write_bytes(path.with_suffix(".png"), buffer.getvalue())
@@ -69,7 +79,8 @@ class Instances:
             UserError: If one of the two files is missing or damaged.
         """
         numbers, classes, scores = _read(path, names)
-        return cls(classes, scores, numbers == torch.arange(1, len(classes) + 1)[:, None, None])
+        masks = numbers == torch.arange(1, len(classes) + 1)[:, None, None]
+        return cls(classes, scores, masks, numbers == UNSURE)
 
     def _entries(self, names: Sequence[str]) -> list[dict[str, object]]:
         boxes, areas = mask_boxes(self.masks), self.masks.sum((1, 2))
@@ -93,14 +104,17 @@ def read_numbers(path: Path, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         names: Of the C classes.
 
     Returns:
-        (H, W) int32 numbers of objects, 0 where none is, and (n,) int64 class of object i + 1.
+        (H, W) int32 numbers of objects, 0 where none is, -1 where that is not known, and (n,) int64 class of object
+        i + 1.
 
     Raises:
         UserError: If one of the two files is missing or damaged.
     """
     numbers, classes, scores = _read(path, names)
     kept = torch.arange(1, len(classes) + 1, dtype=torch.int32) * (scores > 0)
-    return torch.cat((torch.zeros(1, dtype=torch.int32), kept))[numbers.long()], classes
+    table = torch.cat((torch.zeros(1, dtype=torch.int32), kept))
+    unsure = numbers == UNSURE
+    return table[numbers.masked_fill(unsure, 0).long()].masked_fill(unsure, -1), classes
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,13 +122,13 @@ def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         with Image.open(path.with_suffix(".png")) as picture:
-            numbers = torch.from_numpy(np.asarray(picture).astype(np.int32))
+            numbers = np.asarray(picture).astype(np.int32)
         classes = [names.index(entry["class"]) for entry in entries]
         scores = [float(entry["score"]) for entry in entries]
-        if numbers.ndim != 2 or numbers.max() > len(entries):
+        if numbers.ndim != 2 or numbers[numbers != UNSURE].max(initial=0) > len(entries):
             raise ValueError("more objects in the picture than in the list")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "cannot read the instances", where=path, remedy=f"Remove the folder {path.parent.name} and run again"
         ) from error
-    return numbers, torch.tensor(classes, dtype=torch.int64), torch.tensor(scores)
+    return torch.from_numpy(numbers), torch.tensor(classes, dtype=torch.int64), torch.tensor(scores)

@@ -33,7 +33,8 @@ class Sample:
         mask: (H, W) uint8, 0 background, class + 1, 255 ignore.
         scores: (K, H, W) float16 in [0, 1], what a teacher says of every pixel; K may differ between images.
         second: (H, W) uint8, another label map of the same image, for losses that compare two.
-        objects: (H, W) int32, 0 where no object is, i + 1 on object i; after a crop some numbers may be missing.
+        objects: (H, W) int32, 0 where no object is, i + 1 on object i, -1 where that is not known; after a crop some
+            numbers may be missing.
         object_classes: (n,) int64 in [0, C), of all objects, also of the missing ones.
         unsure: (m, 4) float32 boxes, like ``boxes``, in which nothing is known to be background, such as a crowd's.
     """
@@ -72,7 +73,8 @@ class Batch:
         masks: (B, H, W) int64, 255 where unknown.
         scores: (B, K, H, W) float32, 0 where unknown and in the channels by which a sample has fewer than another.
         second: (B, H, W) int64, other label maps; 255 where unknown.
-        objects: B maps (H, W) int32 of the numbers of objects, 0 where there is none or nothing is known.
+        objects: B maps (H, W) int32 of the numbers of objects, 0 where there is none or nothing has been told of
+            objects, -1 where it is not known whose a pixel is.
         object_classes: B tensors (n_b,), class of object i + 1; empty where unknown.
         known: For each kind of label (B,) bool.
         unsure: B tensors (m_b, 4), boxes in which nothing is known to be background; empty if no image has one.

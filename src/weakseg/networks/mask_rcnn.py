@@ -13,12 +13,13 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from weakseg.errors import UserError
@@ -33,6 +34,7 @@ FINEST = 4  # stride; features finer than that see no object whole
 RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 BOX_CELLS, MASK_CELLS, SAMPLING = 7, 14, 2  # of a region: side as the two heads see it, points per cell and axis
 MASK_LAYERS = 4
+LEAST_KNOWN = 1e-5  # share of a cell; less is rounding
 LOSSES = {
     "loss_objectness": "objectness",
     "loss_rpn_box_reg": "proposals",
@@ -49,11 +51,19 @@ class Target(NamedTuple):
         boxes: (n, 4) float32 x1 y1 x2 y2, upper bounds exclusive, none empty; n may be 0.
         labels: (n,) int64, class + 1.
         masks: (n, H, W) bool.
+        unsure: (H, W) bool, pixels that nobody knows to belong to an object or not; they take no part in the loss of
+            masks. ``None`` if there are none.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor
+    unsure: Tensor | None = None
+
+    def for_torchvision(self) -> dict[str, Tensor]:
+        """Its dictionary; the mask behind the last object's is what is unsure."""
+        unsure = self.masks.new_zeros(self.masks.shape[1:]) if self.unsure is None else self.unsure
+        return {"boxes": self.boxes, "labels": self.labels, "masks": torch.cat((self.masks, unsure[None]))}
 
 
 class Found(NamedTuple):
@@ -147,8 +157,9 @@ class MaskRCNN(nn.Module):
             images: (B, 3, H, W) normalised.
             targets: B times the objects of an image, of which some or all images may have none.
         """
-        with own_kernels(images.device):
-            found = self.model(list(images), [target._asdict() for target in targets])
+        with own_kernels(images.device), _watched(self.model.roi_heads) as seen:
+            found = self.model(list(images), [target.for_torchvision() for target in targets])
+            found["loss_mask"] = known_mask_loss(**seen)
         return {name: found[theirs] for theirs, name in LOSSES.items()}
 
     def detect(self, images: Tensor, score: float = 0.05, most: int = 100) -> list[Found]:
@@ -161,6 +172,63 @@ class MaskRCNN(nn.Module):
         """
         self.model.roi_heads.score_thresh, self.model.roi_heads.detections_per_img = score, most
         return [Found(found["labels"], found["scores"], found["masks"][:, 0]) for found in self.model(list(images))]
+
+
+def known_mask_loss(logits: Tensor, regions: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Binary cross-entropy of the masks in regions, over what is known of them.
+
+    A cell of a region counts by the share of its pixels that are known, and its target is the share of these that
+    belong to the object: BANA's detector learns from pixels on which two masks agree (Sec. 4.3). Where everything is
+    known, that is torchvision's loss.
+
+    Args:
+        logits: (R, C + 1, M, M), for the regions of all images in turn; R may be 0.
+        regions: For each image (r, 4), boxes.
+        targets: For each image "boxes" (n, 4), "labels" (n,) and "masks" (n + 1, H, W) of its objects, with what is
+            unsure behind the last. A region is about the object that it overlaps most.
+
+    Returns:
+        A scalar, 0 if nothing is known.
+    """
+    labels, shares, known = [], [], []
+    for boxes, target in zip(regions, targets, strict=True):
+        if len(boxes):
+            owners = box_iou(target["boxes"], boxes).argmax(0)
+            labels.append(target["labels"][owners])
+            shares.append(_in_cells(target["masks"], boxes, owners, logits.shape[-1]))
+            nobody = torch.full_like(owners, len(target["boxes"]))
+            known.append(1 - _in_cells(target["masks"], boxes, nobody, logits.shape[-1]))
+    if not labels:
+        return logits.sum() * 0
+    chosen = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]
+    weights = torch.cat(known)
+    weights = weights * (weights > LEAST_KNOWN)
+    wanted = (torch.cat(shares) / weights.clamp(min=LEAST_KNOWN)).clamp(max=1)
+    surprise = binary_cross_entropy_with_logits(chosen, wanted, reduction="none") * weights
+    return surprise.sum() / weights.sum().clamp(min=LEAST_KNOWN)
+
+
+def _in_cells(masks: Tensor, boxes: Tensor, numbers: Tensor, side: int) -> Tensor:
+    """(r, side, side): of each box the share of its cells that the mask with its number covers."""
+    regions = torch.cat((numbers[:, None].to(boxes), boxes), 1)
+    found: Tensor = roi_align(masks[:, None].to(boxes), regions, (side, side))[:, 0]
+    return found
+
+
+@contextmanager
+def _watched(heads: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+    """What torchvision's heads look at meanwhile: the arguments of ``known_mask_loss``."""
+    seen: dict[str, Any] = {}
+    handles = (
+        heads.register_forward_pre_hook(lambda _, inputs: seen.update(targets=inputs[3])),
+        heads.mask_roi_pool.register_forward_hook(lambda _, inputs, __: seen.update(regions=inputs[1])),
+        heads.mask_predictor.register_forward_hook(lambda _, __, output: seen.update(logits=output)),
+    )
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Pyramid(nn.Module):

@@ -57,11 +57,11 @@ def target(numbers: Tensor, classes: Tensor) -> Target:
     """What an image is to be learnt with: the objects that it still shows, in tight boxes.
 
     Args:
-        numbers: (H, W) integers, 0 where no object is, i + 1 on object i.
+        numbers: (H, W) integers, 0 where no object is, i + 1 on object i, negative where that is not known.
         classes: (n,) int64 in [0, C) of all objects, whether the image shows them or not.
     """
     shown, masks = told_apart(numbers)
-    return Target(mask_boxes(masks), classes[shown - 1] + 1, masks)
+    return Target(mask_boxes(masks), classes[shown - 1] + 1, masks, numbers < 0)
 
 
 def _detections(found: Found) -> Detections:
