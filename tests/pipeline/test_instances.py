@@ -104,14 +104,13 @@ def test_stages_and_where_they_stop(root, tmp_path):
 
 
 def test_pixels_in_dispute_are_no_background_to_the_detector(root, tmp_path):
-    settings = detecting(root, tmp_path / "agreed", refine=["boxes"], second=["grabcut"])
+    folder = tmp_path / "agreed"
+    settings = detecting(root, folder, refine=["boxes"], second=["grabcut"])
     settings["detect"] = {**settings["detect"], "masks": "agreed"}
     run(settings, until="refine")
     for name in ("s00", "s05"):
-        first, second = (
-            read_mask(tmp_path / "agreed" / folder / f"{name}.png") for folder in ("masks", "masks-grabcut")
-        )
-        found = Instances.load(tmp_path / f"agreed/instances/{name}.json", CLASSES)
+        first, second = (read_mask(folder / kind / f"{name}.png") for kind in ("masks", "masks-grabcut"))
+        found = Instances.load(folder / f"instances/{name}.json", CLASSES)
         assert torch.equal(found.unsure, first != second)
         assert torch.equal(found.masks.any(0), (first == second) & (first > 0))
     experiment = Experiment(load_recipe(settings), Screen())
