@@ -1,6 +1,6 @@
 """Looking things up by name: explicit dictionaries, entry points of third parties, and near matches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TypeVar
@@ -30,6 +30,16 @@ def extended(mapping: Mapping[str, T], group: str) -> dict[str, T]:
     """``mapping`` with the entry points of ``weakseg.<group>`` added; our own names win."""
     others = {point.name: point for point in entry_points(group=f"weakseg.{group}")}
     return {**{name: point.load() for name, point in others.items() if name not in mapping}, **mapping}
+
+
+def check_variant(given: str, known: Sequence[str]) -> None:
+    """See that an equation is read in a way that there is.
+
+    Raises:
+        UserError: If there is no such variant.
+    """
+    if given not in known:
+        raise UserError(f"unknown variant '{given}'", remedy="Choose one of " + ", ".join(known))
 
 
 def find(name: str, mapping: Mapping[str, T], kind: str, group: str | None = None) -> T:

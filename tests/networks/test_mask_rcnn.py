@@ -70,25 +70,29 @@ def test_the_loss_of_masks_is_torchvisions_where_all_is_known():
 
 
 def test_the_loss_of_masks_is_the_mean_over_what_is_known():
-    """A region of 4 x 4 cells of 2 x 2 pixels, cell by cell."""
+    """A region of 4 x 4 cells of 2 x 2 pixels, cell by cell.
+
+    RoIAlign reads half-way between pixels, so that a cell's share is that of three pixels, the middle one twice.
+    """
     mask, unsure = torch.zeros(2, 12, 12, dtype=torch.bool)
     mask[2:8, 2:6], unsure[5:9, 3:12] = True, True
     mask &= ~unsure
     box = torch.tensor([[2.0, 2, 10, 10]])
     target = Target(box, torch.tensor([2]), mask[None], unsure)
     logits = torch.randn(1, CLASSES + 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    reading = torch.tensor([0.25, 0.5, 0.25])
     total = weight = 0.0
     for row in range(4):
         for column in range(4):
-            cell = slice(2 + 2 * row, 4 + 2 * row), slice(2 + 2 * column, 4 + 2 * column)
-            known = (~unsure[cell]).float().mean().item()
-            share = mask[cell].float().mean().item() / known if known else 0.0
+            cell = slice(2 + 2 * row, 5 + 2 * row), slice(2 + 2 * column, 5 + 2 * column)
+            known, share = (float(reading @ pixels[cell].float() @ reading) for pixels in (~unsure, mask))
             p = torch.sigmoid(logits[0, 2, row, column]).item()
-            total -= known * (share * math.log(p) + (1 - share) * math.log(1 - p))
+            total -= share * math.log(p) + (known - share) * math.log(1 - p)
             weight += known
     found = known_mask_loss(logits, [box], given_to_torchvision([target]))
-    # roi_align reads between pixels, which bleeds by half a pixel over a cell's edge
-    assert found.item() == pytest.approx(total / weight, abs=0.12)
+    assert found.item() == pytest.approx(total / weight, rel=1e-5)
+    as_background = known_mask_loss(logits, [box], given_to_torchvision([target._replace(unsure=None)]))
+    assert abs(found - as_background) > 0.01
 
 
 def test_what_is_unsure_has_no_gradient():

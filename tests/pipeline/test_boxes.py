@@ -184,6 +184,15 @@ def test_a_segmenter_learns_from_boxes_without_a_localizer(root, tmp_path):
     assert list(measured(tmp_path / "seg")) == ["mask@train", "seg@val"]
 
 
+def test_a_refiner_that_learns_gives_its_masks_its_own_name(root, tmp_path):
+    body = recipe(root, tmp_path)["localize"]["backbone"]
+    learning = {"train": recipe(root, tmp_path)["localize"]["train"], "backbone": {**body, "name": "test_resnet"}}
+    boxes_and_network = ["boxes", {"name": "affinitynet", **learning}]
+    run(plain(root, tmp_path / "second", refine=["boxes"], second=boxes_and_network))
+    found = {name: result["backbone"] for name, result in measured(tmp_path / "second").items()}
+    assert found == {"mask@train": "none", "second@train": "test_resnet", "agreed@train": "test_resnet"}
+
+
 def test_only_what_a_network_made_has_the_name_of_one(root, tmp_path):
     whole = recipe(root, tmp_path)
     segment = {**whole["segment"], "backbone": whole["localize"]["backbone"]}
@@ -212,6 +221,8 @@ def test_filling_rates_need_no_true_masks(root, tmp_path, masks):
     assert result["images"] == {"all": TRAIN, "few": 2, "none": TRAIN}[masks]
     page = (tmp_path / "run/report/index.html").read_text()
     assert 'id="filling"' in page
+    assert ("filling rate, <code>mask@train</code>" in page) is (masks == "none")
+    assert ("only how masks fill their boxes" in page) is (masks == "none")
 
 
 @pytest.fixture(scope="module")

@@ -34,17 +34,7 @@ from weakseg.data.maps import LocalizationMaps
 from weakseg.data.sample import IGNORE, Batch
 from weakseg.methods.method import Activation, Method, Views, rescale
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.gated import (
-    GATE_RATE,
-    RATES,
-    WIDTH,
-    Cues,
-    Gate,
-    GatedDecoder,
-    check_variant,
-    fine_level,
-    two_levels,
-)
+from weakseg.networks.gated import GATE_RATE, RATES, WIDTH, Cues, Gate, GatedDecoder, fine_level, two_levels
 from weakseg.ops.maps import resize, resize_like, strided_size, unflip
 from weakseg.ops.pamr import DILATIONS, Normalization, pamr
 from weakseg.ops.pooling import gap, ngwp
@@ -58,6 +48,7 @@ from weakseg.ops.self_labels import (
     pseudo_ground_truth,
     sure_scores,
 )
+from weakseg.registry import check_variant
 
 BACKGROUND_SCORE = 1.0
 POOLING_EPS = 1.0

@@ -19,6 +19,7 @@ from weakseg.registry import near_matches
 STAGES = ("boxes", "seed", "mask", "second", "agreed", "instances", "seg", "detect")
 LABELS = ("tags", "boxes", "saliency", "masks")
 RATIO = "confusion_"
+NO_NETWORK = "none"
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -91,7 +92,7 @@ class ProtocolResult:
         flags: Help it had.
         supervision: Kinds of labels that training saw, see ``supervision_name``.
         images: How many were measured.
-        backbone: Name of the network's backbone, ``"none"`` if no network had a part in it.
+        backbone: Name of the network's backbone, ``"none"`` if none was trained for it.
         weights: Where its initial weights come from.
         absent: Names of the classes left out of the mean.
         saliency: Where the saliency maps came from that training saw, such as ``folder:SaliencyMaps`` or the name of
@@ -184,7 +185,7 @@ class ProtocolResult:
         absent: Iterable[str] = (),
         saliency: str | None = None,
     ) -> "ProtocolResult":
-        """Result about objects told apart, which have no IoU of classes.
+        """Result about objects, boxes or how masks fill them, which have no IoU of classes.
 
         Args:
             values: Metrics by name.
@@ -262,7 +263,8 @@ def protocol_line(name: str, result: ProtocolResult) -> str:
     supervision = result.supervision + (f", saliency from {result.saliency}" if result.saliency else "")
     boundary = [] if result.boundary is None else [f"boundaries {result.boundary.words()}"]
     facts = ", ".join([supervision, f"{result.images} images", *help_had, *boundary, *absent])
-    return f"{name} {', '.join(numbers)} ({facts}; {result.backbone}, weights {result.weights})"
+    network = "no network" if result.backbone == NO_NETWORK else f"{result.backbone}, weights {result.weights}"
+    return f"{name} {', '.join(numbers)} ({facts}; {network})"
 
 
 def _finite(value: float) -> float | None:

@@ -23,6 +23,7 @@ from weakseg.networks.norm import hold_statistics
 from weakseg.networks.split import ADVICE
 from weakseg.networks.stages import last_stages
 from weakseg.ops.maps import resize_like
+from weakseg.registry import check_variant
 
 Gate = Literal["code", "paper", "deterministic", "none"]
 Cues = Literal["code", "paper", "none"]
@@ -32,16 +33,6 @@ WIDTH, SKIP_WIDTH = 256, 48
 RATES = (12, 24, 36)
 GATE_RATE = 0.3
 EPS = 1e-5
-
-
-def check_variant(given: str, known: Sequence[str]) -> None:
-    """See that an equation is read in a way that there is.
-
-    Raises:
-        UserError: If there is no such variant.
-    """
-    if given not in known:
-        raise UserError(f"unknown variant '{given}'", remedy="Choose one of " + ", ".join(known))
 
 
 def stochastic_gate(

@@ -196,8 +196,7 @@ def known_mask_loss(logits: Tensor, regions: Sequence[Tensor], targets: Sequence
             owners = box_iou(target["boxes"], boxes).argmax(0)
             labels.append(target["labels"][owners])
             shares.append(_in_cells(target["masks"], boxes, owners, logits.shape[-1]))
-            nobody = torch.full_like(owners, len(target["boxes"]))
-            known.append(1 - _in_cells(target["masks"], boxes, nobody, logits.shape[-1]))
+            known.append(1 - _in_cells(target["masks"][-1:], boxes, torch.zeros_like(owners), logits.shape[-1]))
     if not labels:
         return logits.sum() * 0
     chosen = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels)]

@@ -207,8 +207,10 @@ class Evaluator:
         """
         name, rates = protocol_name(stage, dataset.split), FillingRates(len(dataset.classes) + 1)
         boxed = [(image_id, boxes) for image_id in ids if (boxes := dataset.box_tensors(image_id)) is not None]
-        for image_id, boxes in boxed:
-            rates.update(predicted(image_id), *boxes)
+        with self.reporter.track(f"{name}, boxes", len(boxed)) as bar:
+            for image_id, boxes in boxed:
+                rates.update(predicted(image_id), *boxes)
+                bar.advance()
         self.measured.filling[name] = dict(zip(dataset.classes.names, rates.rates, strict=True))
         if name not in self.measured.results:
             self._note(name, {}, len(boxed), flags)

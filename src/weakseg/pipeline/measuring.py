@@ -12,6 +12,7 @@ from weakseg.data.instances import Instances
 from weakseg.data.objects import Objects
 from weakseg.data.sample import WeakLabel
 from weakseg.metrics import BoundaryRule, Flags, supervision_name
+from weakseg.metrics.protocol import NO_NETWORK
 from weakseg.networks.weights import load_weights
 from weakseg.pipeline.box_accuracy import BOX_ACCURACY, boxes_right
 from weakseg.pipeline.evaluation import FILLING, Evaluator, Provenance, ids_with_objects
@@ -21,8 +22,6 @@ from weakseg.pipeline.measured import Measured
 from weakseg.pipeline.recipe import BackboneSettings
 from weakseg.pipeline.saliency import provenance
 from weakseg.pipeline.steps import Step
-
-NO_NETWORK = "none"
 
 
 def measure(experiment: Experiment) -> Measured:
@@ -36,7 +35,7 @@ class _Measuring:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, self.recipe, self.folder = experiment, experiment.recipe, experiment.folder
         self.train_set = experiment.train_set
-        about = self._provenance(self._labeller, experiment.supervision)
+        about = self._provenance(self.recipe.backbone, experiment.supervision)
         self.evaluator = Evaluator(about, experiment.reporter)
 
     def everything(self) -> Measured:
@@ -68,24 +67,22 @@ class _Measuring:
         first, second = partial(mask_path, self.folder), self.experiment.second_masks
         if self.recipe.localize is not None:
             self._seeds()
-        self._about(self._labeller, self.experiment.supervision)
         made = frozenset(self.experiment.pseudo_ids)
         measured = partial(self.evaluator.measure, split=self.train_set.split, dataset=self.train_set, among=made)
-        measured("mask", predicted=_read(first), flags=self._flags_of(self.experiment.first))
+        measured("mask", predicted=_read(first), flags=self._refined_by(self.experiment.first))
         if second is None:
             return
-        others = self._flags_of(self.experiment.steps)
+        others = self._refined_by(self.experiment.steps)
         measured("second", predicted=_read(second), flags=others)
         measured("agreed", predicted=_read(first), flags=others, left_out=partial(_differ, first, second))
 
     def _filled_boxes(self) -> None:
         """How much of the boxes the pseudo-masks fill, which takes no true masks."""
         first, second = partial(mask_path, self.folder), self.experiment.second_masks
-        self._about(self._labeller, self.experiment.supervision)
         filled = partial(self.evaluator.filled, dataset=self.train_set, ids=self.experiment.pseudo_ids)
-        filled("mask", predicted=_read(first), flags=self._flags_of(self.experiment.first))
+        filled("mask", predicted=_read(first), flags=self._refined_by(self.experiment.first))
         if second is not None:
-            filled("second", predicted=_read(second), flags=self._flags_of(self.experiment.steps))
+            filled("second", predicted=_read(second), flags=self._refined_by(self.experiment.steps))
 
     def _seeds(self) -> None:
         """The threshold is swept on the training images alone."""
@@ -106,8 +103,8 @@ class _Measuring:
         if not ids:
             return
         steps = experiment.first if experiment.object_masks == "first" else experiment.steps
-        self._about(self._labeller, experiment.object_supervision)
-        self.evaluator.objects("instances", dataset, ids, self._told_apart, self._flags_of(steps))
+        flags = self._refined_by(steps, experiment.object_supervision)
+        self.evaluator.objects("instances", dataset, ids, self._told_apart, flags)
 
     def _predictions(self) -> None:
         """What the segmenter makes of images."""
@@ -142,14 +139,12 @@ class _Measuring:
         multi_scale = self.recipe.localize is not None and len(self.recipe.localize.scales) > 1
         return Flags(gt_tags=True, crf=crf, multi_scale=multi_scale, threshold_swept=threshold)
 
-    def _flags_of(self, steps: Sequence[Step]) -> Flags:
+    def _refined_by(self, steps: Sequence[Step], labels: frozenset[WeakLabel] | None = None) -> Flags:
+        """Note which network had a part in what some refiners made, if any, and tell the help that it had."""
+        trained = (step.learning.backbone for step in steps if step.learning is not None)
+        backbone = next(trained, None) if self.recipe.localize is None else self.recipe.backbone
+        self._about(backbone, self.experiment.supervision if labels is None else labels)
         return self._flags(None, crf=any("crf" in step.name for step in steps))
-
-    @property
-    def _labeller(self) -> BackboneSettings | None:
-        """The backbone that had a part in the pseudo-masks, if any."""
-        trained = any(step.learning is not None for step in self.experiment.steps)
-        return self.recipe.backbone if self.recipe.localize is not None or trained else None
 
     def _about(self, backbone: BackboneSettings | None, labels: frozenset[WeakLabel]) -> None:
         """What the numbers that follow have in common."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 from weakseg import __version__
+from weakseg.data.instances import UNSURE
 from weakseg.data.sample import WeakLabel
 from weakseg.methods.registry import method_class
 from weakseg.pipeline import build
@@ -180,7 +181,7 @@ def _cutting(experiment: Experiment, work: Work, masks: str) -> list[Stage]:
     """Objects from masks and boxes, where they are wanted and no refiner has told them apart."""
     if not experiment.boxes_tell_objects:
         return []
-    objects = fingerprint(masks=masks, chosen=experiment.object_masks)
+    objects = fingerprint(masks=masks, chosen=experiment.object_masks, unsure=UNSURE)
     return [Stage("instances", objects, ("instances",), work.cut_objects)]
 
 

@@ -218,6 +218,8 @@ def _warnings(metrics: dict[str, Any], train_set: Dataset, val_set: Dataset | No
     found = []
     if not metrics:
         found.append("The data have no true masks: nothing could be measured.")
+    elif all(result["miou"] is None and FILLING in result for result in metrics.values()):
+        found.append("The data have no true masks: only how masks fill their boxes could be measured.")
     elif val_set is None:
         found.append("There is no validation split: the segmenter was not measured.")
     for name, result in metrics.items():

@@ -41,6 +41,7 @@ FLAGS = {
 }
 NOT_RECORDED = "not recorded"
 IOU, AP, ACCURACY = ("miou", "mIoU"), ("ap", "AP"), ("box_accuracy", "boxes right")
+FILLING = ("filling_rate", "filling rate")
 _OF_EVERY_ENTRY = frozenset(
     {"miou", "per_class", "flags", "supervision", "images", "backbone", "weights", "absent", "saliency", "boundary"}
 )
@@ -143,7 +144,8 @@ class Bar:
 
 def _protocol(key: str, entry: Mapping[str, Any], classes: Sequence[str]) -> Protocol:
     stage, _, split = key.partition("@")
-    headline, metric = next((one for one in (AP, ACCURACY) if one[0] in entry), IOU)
+    known = (AP, ACCURACY) if entry.get("per_class") else (AP, ACCURACY, FILLING)
+    headline, metric = next((one for one in known if one[0] in entry), IOU)
     return Protocol(
         key=key,
         name=f"{STAGES[stage]} on {split}" if stage in STAGES and split else key,
@@ -181,7 +183,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("Saliency maps", words(entry["saliency"]))] if entry.get("saliency") else []),
         *([("Boundaries", BoundaryRule(**entry["boundary"]).words())] if entry.get("boundary") else []),
         ("Images", _recorded(entry, "images")),
-        *([] if ACCURACY[0] in entry else [("Classes in the mean", _counted(entry))]),
+        *([("Classes in the mean", _counted(entry))] if entry.get("per_class") or AP[0] in entry else []),
         ("Backbone", _recorded(entry, "backbone")),
         ("Initial weights", _recorded(entry, "weights")),
     ]
