@@ -66,7 +66,7 @@ WAYS = (
     Way("power-5", ("localize.method.penalty_power=5", "localize.method.penalty_floor=0.1"), None, 59.4),
 )
 
-# The small recipes have four dilations already.
+# The small recipes have four dilations already; whether there is a penalty at all is asked less often than which.
 USUAL = ("full", "no-pamr", "no-gate", "deterministic-gate", "no-cues", "power-0", "power-5")
 
 
@@ -120,7 +120,7 @@ def _ran(way: Way, recipe: str, seed: int, arguments: argparse.Namespace, settin
     found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     timings = json.loads((folder / "timings.json").read_text(encoding="utf-8"))
     last = MAKING.index("segmenter" if "segmenter" in timings else "localizer")
-    for protocol, result in found.items():
+    for protocol, result in ((name, found[name]) for name in found if name.partition("@")[0] in STAGES):
         yield {
             **{"way": way.name, "seed": seed, "protocol": protocol, "supervision": result["supervision"]},
             **{"miou": round(result["miou"], 4), "gt_tags": result["flags"]["gt_tags"]},

@@ -406,6 +406,23 @@ def test_recipes_may_leave_the_papers_choices():
     refusal(lambda: checked_options(SingleStage, {"gate_rate": 1.5}, "localize.method"), "localize.method.gate_rate")
 
 
+def test_a_transformer_with_stages_learns_and_predicts():
+    """Images whose sides are not whole patches."""
+    torch.manual_seed(0)
+    backbone = Backbone("pvt_v2_b0", weights="none", output_stride=None)
+    method = create_method("single_stage", backbone, CLASSES, **SMALL, **GENEROUS, pretrain_epochs=0).train()
+    batch = labelled_batch(height=50, width=75)
+    losses = method.losses(batch)
+    assert losses["mask"] > 0
+    sum(losses.values()).backward()
+    learnt = {name.partition(".")[0] for name, value in method.named_parameters() if value.grad.any()}
+    assert learnt == {"backbone", "head"}
+    scores = method.eval().predict(batch.images, scales=(1.0, 0.7), flip=True)
+    assert scores.shape == (len(batch), CLASSES + 1, 50, 75)
+    maps = method.localize(batch, Views(scales=(1.0,), flip=False, stride=4))
+    assert [each.size for each in maps] == [(50, 75)] * len(batch)
+
+
 def test_a_plain_transformer_is_refused():
     backbone = Backbone("test_vit", weights="none", output_stride=None)
     refusal(lambda: create_method("single_stage", backbone, 3), "no features at stride 4", "ResNet")

@@ -103,7 +103,7 @@ def test_stages_and_where_they_stop(root, tmp_path):
     assert "instances" not in stages(recipe(root, tmp_path))
 
 
-def test_pixels_in_dispute_are_no_background_to_the_detector(root, tmp_path):
+def test_pixels_in_dispute_are_unsure_to_the_detector(root, tmp_path):
     folder = tmp_path / "agreed"
     settings = detecting(root, folder, refine=["boxes"], second=["grabcut"])
     settings["detect"] = {**settings["detect"], "masks": "agreed"}

@@ -188,7 +188,7 @@ class Work:
         )
 
     def evaluate(self) -> int:
-        """Everything so far to ``metrics.json``, as far as there are true masks."""
+        """Everything so far to ``metrics.json``, as far as there is truth to it."""
         measured = measure(self.experiment)
         write_text(self.folder / "images.csv", measured.to_csv())
         if measured.filling:
