@@ -158,12 +158,18 @@ def quiet(method):
     return method
 
 
-def test_nothing_flows_through_refinement():
+def test_nothing_flows_through_refinement(monkeypatch):
+    """The same gradients as from masks that were refined beforehand."""
     method, batch = quiet(learning()), labelled_batch()
     scores = method(batch.images).scores.float()
     assert scores.requires_grad
-    assert not method._refined(batch, scores).requires_grad
     assert method.losses(batch)["mask"] > 0
+    own = gradients(method, method.losses(batch))
+    refined = method._refined(batch, scores)
+    assert not refined.requires_grad
+    monkeypatch.setattr(method, "_refined", lambda *_: refined)
+    fixed = gradients(method, method.losses(batch))
+    assert all(torch.allclose(own[name], fixed[name], atol=1e-6) for name in fixed)
 
 
 def test_masks_that_are_faint_everywhere_teach_nothing():
