@@ -1,13 +1,16 @@
-"""Depthwise convolutions trained in float32 under autocast on the CPU."""
+"""Depthwise convolutions trained in float32 under autocast on the CPU, and undilated."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
-from weakseg.networks.depthwise import in_float32
+from weakseg.networks import depthwise
+from weakseg.networks.depthwise import dilated_depthwise, in_float32
 
 
 def layer_of(kind: type[nn.Conv2d], stride: int = 1, dilation: int = 1, groups: int = 6) -> nn.Conv2d:
@@ -46,6 +49,55 @@ def test_output_and_gradients_are_those_of_float32(
     assert layer.weight.grad is not None
     assert torch.allclose(to_features, inputs.grad, rtol=1e-2, atol=1e-2)
     assert torch.allclose(to_weights, layer.weight.grad, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 2), (3, 2), (4, 1)])
+@pytest.mark.parametrize(("size", "taps", "times"), [((8, 12), (3, 3), 1), ((7, 9), (3, 5), 1), ((1, 2), (1, 3), 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dilated_convolution_is_several_without_dilation(
+    dilation: tuple[int, int], size: tuple[int, int], taps: tuple[int, int], times: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    padding = tuple(step * times * (count // 2) for step, count in zip(dilation, taps, strict=True))
+    features = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 1, *taps, dtype=torch.float64, requires_grad=True)
+    given = (features, weight, *([torch.randn(4, dtype=torch.float64, requires_grad=True)] if bias else []))
+    expected = conv2d(*given, padding=padding, dilation=dilation, groups=4)
+    found = dilated_depthwise(features, weight, given[2] if bias else None, padding, dilation)
+    torch.testing.assert_close(found, expected)
+    back = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, given, back), torch.autograd.grad(expected, given, back), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "interleaved"),
+    [
+        ({"dilation": 2, "padding": 2}, True),
+        ({"dilation": 2, "padding": 0}, True),
+        ({"dilation": 2, "padding": 1}, False),
+        ({"dilation": 2, "padding": "same"}, False),
+        ({"dilation": 2, "padding": 2, "padding_mode": "reflect"}, False),
+        ({"dilation": 2, "padding": 2, "stride": 2}, False),
+    ],
+)
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
+def test_layers_give_what_they_gave(
+    options: dict[str, Any], interleaved: bool, memory: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 12, 3, groups=6, **options).to(memory_format=memory)
+    changed = in_float32(copy.deepcopy(layer))
+    features = torch.randn(2, 6, 9, 11).contiguous(memory_format=memory)
+    used = list[bool]()
+    monkeypatch.setattr(depthwise, "dilated_depthwise", lambda *given: used.append(True) or dilated_depthwise(*given))
+    torch.testing.assert_close(changed(features), layer(features))
+    assert used == [True] * interleaved
+    with torch.no_grad():
+        assert torch.equal(changed(features), layer(features))
+    assert used == [True] * interleaved
 
 
 def test_without_autocast_or_gradient_nothing_changes() -> None:
