@@ -1,13 +1,16 @@
-"""Training steps of small networks in bfloat16 on a CPU, with depthwise convolutions in float32 and without.
+"""Training steps of small networks on a CPU, with depthwise convolutions as they are and as they are trained here.
 
     python -m benchmarks.depthwise
+    python -m benchmarks.depthwise --precision bf16      # on a processor that has it
 
-Both take turns on the same images, in as many threads as there are cores; writes results/depthwise.csv. It needs no
-data; on a processor without bfloat16 the figures mean nothing.
+Those with a stride or a dilation are trained in float32, and without a dilation. Both ways take turns on the same
+images, in as many threads as there are cores; writes results/depthwise.csv, in which rows of the other precision stay
+as they are. It needs no data.
 """
 
 import argparse
 import copy
+import csv
 from pathlib import Path
 
 import torch
@@ -22,8 +25,8 @@ NETWORKS = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "resn
 STRIDES = (16, 8)
 
 
-def measured(name: str, stride: int, side: int, batch: int, count: int) -> Row:
-    """Seconds of forward and backward pass, medians, and how many times faster float32 makes them."""
+def measured(name: str, stride: int, precision: str, side: int, batch: int, count: int) -> Row:
+    """Seconds of forward and backward pass, medians, and how many times faster ours are."""
     torch.manual_seed(0)
     plain = Backbone(name, weights="none", output_stride=stride).to(memory_format=torch.channels_last).train()
     mixed = in_float32(copy.deepcopy(plain))
@@ -31,7 +34,7 @@ def measured(name: str, stride: int, side: int, batch: int, count: int) -> Row:
 
     def step(network: Backbone, given: Tensor) -> Tensor:
         network.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             features: Tensor = network(given)
         features.float().square().mean().backward()
         return features.detach()[:1].float()
@@ -39,22 +42,31 @@ def measured(name: str, stride: int, side: int, batch: int, count: int) -> Row:
     step(plain, images)
     row = compare([images] * count, lambda given: step(mixed, given), lambda given: step(plain, given))
     kept = {name: row[name] for name in ("seconds", "reference_seconds", "ratio")}
-    return {"network": name, "output_stride": stride, "side": side, "batch": batch, **kept}
+    return {"network": name, "output_stride": stride, "precision": precision, "side": side, "batch": batch, **kept}
+
+
+def earlier(table: Path, precision: str) -> list[Row]:
+    """The rows of a table that are of another precision."""
+    if not table.exists():
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["precision"] != precision]
 
 
 def main() -> None:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(description="Depthwise convolutions in float32 against bfloat16.")
+    parser = argparse.ArgumentParser(description="Depthwise convolutions in training, against PyTorch's.")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="timm backbones")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     parser.add_argument("--side", type=int, default=224, help="of the images, in pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--count", type=int, default=5, help="steps of each")
     parser.add_argument("--output", type=Path, default=Path("results/depthwise.csv"))
     arguments = parser.parse_args()
-    console, rows = Console(), list[Row]()
+    console, rows = Console(), earlier(arguments.output, arguments.precision)
     for name in arguments.networks:
         for stride in STRIDES:
-            rows.append(measured(name, stride, arguments.side, arguments.batch, arguments.count))
+            rows.append(measured(name, stride, arguments.precision, arguments.side, arguments.batch, arguments.count))
             write_table(rows, arguments.output)
             console.print(rows[-1], highlight=False)
 

@@ -67,6 +67,10 @@ def in_float32(network: Network) -> Network:
     return network
 
 
+TRAINED_FAST = (*_REPLACED.values(), _Interleaved)
+"""The classes that convolutions have after ``in_float32``."""
+
+
 def dilated_depthwise(
     features: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Tensor:

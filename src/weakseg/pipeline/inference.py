@@ -17,6 +17,7 @@ from weakseg.data.images import image_size, write_mask
 from weakseg.data.sample import Batch, Sample, collate
 from weakseg.methods.method import Method, Views
 from weakseg.networks.backbone import Backbone
+from weakseg.networks.fold import folded
 from weakseg.ops.crf import dense_crf
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.progress import Reporter
@@ -90,9 +91,14 @@ def _unfinished(
     return [(dataset, ids) for dataset, ids in groups if not all(result(image_id).exists() for image_id in ids)]
 
 
-def ready(network: Network, device: Device) -> Network:
+def placed(network: Network, device: Device) -> Network:
     """A trained network, moved to where it is to compute."""
     return network.to(device.target).to(memory_format=torch.channels_last).eval()
+
+
+def ready(network: Network, device: Device) -> Network:
+    """A copy for inference alone of a trained network that is called with images, where it is to compute."""
+    return folded(placed(network, device))
 
 
 def as_batch(samples: Sequence[Sample], num_classes: int, mean: Triple, std: Triple) -> Batch:
@@ -206,7 +212,7 @@ def detect_datasets(
     Returns:
         Number of images worked on.
     """
-    detector = ready(detector, device)
+    detector = placed(detector, device)
     todo = _unfinished(datasets, settings.batch, partial(detections_path, folder))
     total, new = sum(map(len, datasets)), sum(len(ids) for _, ids in todo)
     with reporter.track("detect", total, total - new) as bar:
@@ -224,7 +230,7 @@ def detect_images(
     """Find objects in images of one size.
 
     Args:
-        detector: A trained detector, on the device; see ``ready``.
+        detector: A trained detector, on the device; see ``placed``.
         images: (3, H, W) uint8 each.
         settings: Lowest score, and most objects of an image.
         device: Where to compute.

@@ -17,7 +17,7 @@ from weakseg.metrics.overlap import SURE
 from weakseg.networks.weights import load_weights, read_about
 from weakseg.pipeline import build
 from weakseg.pipeline.device import Device, choose_device
-from weakseg.pipeline.inference import Predictor, detect_images, predict_images, ready
+from weakseg.pipeline.inference import Predictor, detect_images, placed, predict_images, ready
 from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, DetectPredict, Predict, Recipe, load_recipe
 from weakseg.pipeline.reporting import outlined
@@ -75,7 +75,7 @@ def _writers(run_folder: Path, output: Path, overlay: bool, device: Device) -> I
         yield partial(_write_mask, ready(segmenter, device), predict, device, output, overlay)
     if recipe.detect is not None and ((run_folder / "detector.safetensors").is_file() or not segments):
         detect, detector, classes = load_detector(run_folder)
-        yield partial(_write_objects, ready(detector, device), detect, classes, device, output, overlay)
+        yield partial(_write_objects, placed(detector, device), detect, classes, device, output, overlay)
     elif not segments:
         remedy = "Set 'segment' or 'detect' in its recipe"
         raise UserError("was run without a segmenter and without a detector", where=run_folder, remedy=remedy)
