@@ -150,8 +150,9 @@ def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
     Also those of pydensecrf from the same start, where it is installed.
     """
     experiment = Experiment(load_recipe(folder / "recipe.yaml"), Silent())
-    method, dataset, settings = ready(experiment.method, experiment.device), experiment.train_set, experiment.localize
-    load_weights(method, folder / "localizer.safetensors")
+    dataset, settings = experiment.train_set, experiment.localize
+    load_weights(experiment.method, folder / "localizer.safetensors")
+    method = ready(experiment.method, experiment.device)
     views = Views(scales=(1.0,), flip=False, stride=settings.stride)
     spent: dict[str, list[float]] = {}
 

@@ -100,6 +100,19 @@ def test_layers_give_what_they_gave(
     assert used == [True] * interleaved
 
 
+@pytest.mark.parametrize(
+    ("size", "interleaved"), [((9, 11), True), ((8, 11), False), ((11, 8), False), ((1, 1), False)]
+)
+def test_grids_of_few_cells_are_left_alone(
+    size: tuple[int, int], interleaved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.Conv2d(6, 6, 3, groups=6, dilation=4, padding=4)
+    changed, features, used = in_float32(copy.deepcopy(layer)), torch.randn(2, 6, *size), list[bool]()
+    monkeypatch.setattr(depthwise, "dilated_depthwise", lambda *given: used.append(True) or dilated_depthwise(*given))
+    torch.testing.assert_close(changed(features), layer(features))
+    assert used == [True] * interleaved
+
+
 def test_without_autocast_or_gradient_nothing_changes() -> None:
     layer, features = layer_of(nn.Conv2d, 2), torch.randn(2, 6, 9, 9, dtype=torch.float64)
     changed = in_float32(copy.deepcopy(layer))

@@ -40,10 +40,12 @@ class _Conv2dSame(_InFloat32, Conv2dSame):
 
 
 class _Interleaved(_InFloat32, nn.Conv2d):
-    """With a dilation and no stride."""
+    """With a dilation and no stride; grids of one or two cells a side would be far slower than one dilated convolution."""
 
     def _trained(self, features: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)
+        if any(length <= 2 * step for length, step in zip(features.shape[2:], self.dilation, strict=True)):
+            return super()._trained(features)
         return dilated_depthwise(features, self.weight, self.bias, self.padding, self.dilation)
 
 

@@ -1,7 +1,7 @@
 """Batch normalisation folded into convolutions, for networks that are no longer trained.
 
 With stored statistics, normalisation multiplies every channel by a number and adds another. A convolution before it can
-do both by itself, which saves a third of the time of a MobileNet on a CPU.
+do both by itself, and a MobileNet on a CPU is half as fast again.
 """
 
 import copy
