@@ -40,7 +40,7 @@ class _Conv2dSame(_InFloat32, Conv2dSame):
 
 
 class _Interleaved(_InFloat32, nn.Conv2d):
-    """With a dilation and no stride; grids of one or two cells a side would be far slower than one dilated convolution."""
+    """With a dilation and no stride; grids of one or two cells a side would be far slower than what they replace."""
 
     def _trained(self, features: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)
