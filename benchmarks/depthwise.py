@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row, compare, write_table
 from weakseg.networks.backbone import Backbone
-from weakseg.networks.depthwise import in_float32
+from weakseg.networks.depthwise import trained_fast
 
 NETWORKS = ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "resnet18")
 STRIDES = (16, 8)
@@ -29,7 +29,7 @@ def measured(name: str, stride: int, precision: str, side: int, batch: int, coun
     """Seconds of forward and backward pass, medians, and how many times faster ours are."""
     torch.manual_seed(0)
     plain = Backbone(name, weights="none", output_stride=stride).to(memory_format=torch.channels_last).train()
-    mixed = in_float32(copy.deepcopy(plain))
+    ours = trained_fast(copy.deepcopy(plain))
     images = torch.randn(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
 
     def step(network: Backbone, given: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def measured(name: str, stride: int, precision: str, side: int, batch: int, coun
         return features.detach()[:1].float()
 
     step(plain, images)
-    row = compare([images] * count, lambda given: step(mixed, given), lambda given: step(plain, given))
+    row = compare([images] * count, lambda given: step(ours, given), lambda given: step(plain, given))
     kept = {name: row[name] for name in ("seconds", "reference_seconds", "ratio")}
     return {"network": name, "output_stride": stride, "precision": precision, "side": side, "batch": batch, **kept}
 

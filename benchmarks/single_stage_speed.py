@@ -32,7 +32,7 @@ from weakseg.data.sample import Batch
 from weakseg.data.transforms import AugmentedDataset
 from weakseg.methods.method import Method
 from weakseg.methods.single_stage import with_background
-from weakseg.networks.depthwise import in_float32
+from weakseg.networks.depthwise import trained_fast
 from weakseg.ops.maps import resize_like
 from weakseg.ops.pamr import pamr
 from weakseg.pipeline import build
@@ -80,7 +80,7 @@ def training_step(way: str, recipe: Recipe, batch: Batch, num_classes: int, argu
     device, chosen = choose_device(arguments.device, 1), recipe.localize
     assert chosen is not None
     method = new_method(recipe, num_classes, **options).to(device.target, memory_format=torch.channels_last)
-    method = in_float32(method).train()  # as in a run
+    method = trained_fast(method).train()  # as in a run
     groups = method.parameter_groups(chosen.train.lr, chosen.train.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=chosen.train.lr, momentum=0.9)
     generator = torch.Generator().manual_seed(0)

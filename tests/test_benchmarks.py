@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import bana, collect, depthwise, eps, refiners, single_stage, single_stage_speed, split_merge
+from benchmarks import bana, collect, depthwise, eps, fold, refiners, single_stage, single_stage_speed, split_merge
 from benchmarks.timing import compare, write_table
 from weakseg.pipeline.build import method_options
 from weakseg.pipeline.recipe import load_recipe
@@ -232,9 +232,23 @@ def test_steps_of_single_stage_are_compared_round_by_round():
     assert (unrefined["memory_to_plain"], whole["memory_to_plain"]) == (1.5, None)
 
 
-def test_steps_with_and_without_float32_are_compared():
-    row = depthwise.measured("mobilenetv3_small_050", 16, side=32, batch=2, count=1)
-    assert (row["network"], row["output_stride"]) == ("mobilenetv3_small_050", 16)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_steps_with_depthwise_convolutions_in_two_ways_are_compared(precision):
+    row = depthwise.measured("mobilenetv3_small_050", 16, precision, side=32, batch=2, count=1)
+    assert (row["network"], row["output_stride"], row["precision"]) == ("mobilenetv3_small_050", 16, precision)
+    assert row["ratio"] == pytest.approx(row["reference_seconds"] / row["seconds"], rel=0.02)
+
+
+def test_rows_of_the_other_precision_stay(tmp_path):
+    table = tmp_path / "depthwise.csv"
+    assert depthwise.earlier(table, "32") == []
+    write_table([{"network": "a", "precision": "32"}, {"network": "b", "precision": "bf16"}], table)
+    assert depthwise.earlier(table, "32") == [{"network": "b", "precision": "bf16"}]
+
+
+def test_features_with_and_without_folding_are_compared():
+    row = fold.measured("mobilenetv3_small_050", 32, 48, count=1)
+    assert (row["network"], row["height"], row["width"]) == ("mobilenetv3_small_050", 32, 48)
     assert row["ratio"] == pytest.approx(row["reference_seconds"] / row["seconds"], rel=0.02)
 
 

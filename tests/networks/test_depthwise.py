@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from weakseg.networks import depthwise
-from weakseg.networks.depthwise import dilated_depthwise, in_float32
+from weakseg.networks.depthwise import dilated_depthwise, trained_fast
 
 
 def layer_of(kind: type[nn.Conv2d], stride: int = 1, dilation: int = 1, groups: int = 6) -> nn.Conv2d:
@@ -39,7 +39,7 @@ def test_output_and_gradients_are_those_of_float32(
 ) -> None:
     layer, features = layer_of(kind, stride, dilation), torch.randn(2, 6, *size)
     expected = layer(features)
-    output, to_features, to_weights = gradients(in_float32(copy.deepcopy(layer)), features)
+    output, to_features, to_weights = gradients(trained_fast(copy.deepcopy(layer)), features)
     assert output.dtype is torch.bfloat16
     assert torch.equal(output, expected.to(torch.bfloat16))
     inputs = features.clone().requires_grad_()
@@ -89,7 +89,7 @@ def test_layers_give_what_they_gave(
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 12, 3, groups=6, **options).to(memory_format=memory)
-    changed = in_float32(copy.deepcopy(layer))
+    changed = trained_fast(copy.deepcopy(layer))
     features = torch.randn(2, 6, 9, 11).contiguous(memory_format=memory)
     used = list[bool]()
     monkeypatch.setattr(depthwise, "dilated_depthwise", lambda *given: used.append(True) or dilated_depthwise(*given))
@@ -107,7 +107,7 @@ def test_grids_of_few_cells_are_left_alone(
     size: tuple[int, int], interleaved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = nn.Conv2d(6, 6, 3, groups=6, dilation=4, padding=4)
-    changed, features, used = in_float32(copy.deepcopy(layer)), torch.randn(2, 6, *size), list[bool]()
+    changed, features, used = trained_fast(copy.deepcopy(layer)), torch.randn(2, 6, *size), list[bool]()
     monkeypatch.setattr(depthwise, "dilated_depthwise", lambda *given: used.append(True) or dilated_depthwise(*given))
     torch.testing.assert_close(changed(features), layer(features))
     assert used == [True] * interleaved
@@ -115,7 +115,7 @@ def test_grids_of_few_cells_are_left_alone(
 
 def test_without_autocast_or_gradient_nothing_changes() -> None:
     layer, features = layer_of(nn.Conv2d, 2), torch.randn(2, 6, 9, 9, dtype=torch.float64)
-    changed = in_float32(copy.deepcopy(layer))
+    changed = trained_fast(copy.deepcopy(layer))
     assert torch.equal(changed.double()(features), layer.double()(features))
     layer.float(), changed.float()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -127,7 +127,7 @@ def test_only_strided_and_dilated_depthwise_layers_are_changed() -> None:
     strided, grouped = layer_of(nn.Conv2d, stride=2, groups=1), layer_of(nn.Conv2d, dilation=2, groups=2)
     network = nn.Sequential(layer_of(nn.Conv2d), strided, grouped, same)
     names = list(network.state_dict())
-    assert in_float32(network) is network
+    assert trained_fast(network) is network
     assert [type(layer) is nn.Conv2d for layer in network] == [True, True, True, False]
     assert isinstance(same, Conv2dSame)
     assert type(same) is not Conv2dSame

@@ -97,6 +97,16 @@ class Method(nn.Module, ABC):
         """Parameters with their learning rates: the backbone at ``lr``, everything new ``head_factor`` times faster."""
         return parameter_groups(self, self.backbone, lr, weight_decay, self.head_factor)
 
+    def look(self, images: Tensor) -> object:
+        """All that ``localize`` and ``predict`` read of the network in one view, in any nest of tensors.
+
+        What ``forward`` gives, unless a method uses more of its layers; ``networks.fold`` goes by it.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+        """
+        return self(images)
+
     def view_maps(self, images: Tensor) -> Tensor:
         """Non-negative (B, C, h, w) maps of one view, before they are merged with the other views'."""
         activation: Activation = self(images)

@@ -180,6 +180,10 @@ class SplitMerge(Method):
         expanding, reference = self.extract(images)
         return Scores(self.a(expanding), self.b(expanding), self.c(reference))
 
+    def look(self, images: Tensor) -> Scores:
+        """Maps are made of all three."""
+        return self.scores(images)
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_cls of A, B, C and the intersection, and beta L_disc, which sees the features as constants."""
         expanding, reference = self.extract(batch.images)

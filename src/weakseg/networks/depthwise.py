@@ -15,12 +15,14 @@ from torch.nn.functional import conv2d, pad
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class _InFloat32:
-    """To be mixed into a convolution: in float32 where autocast would train it in bfloat16 on the CPU."""
+class _TrainedFast:
+    """To be mixed into a convolution: on the CPU in float32 where autocast would train it in bfloat16."""
+
+    weight: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, h', w'), of the type that autocast would have given."""
-        if not _trained_on_cpu(features):
+        if not _trained_on_cpu(features, self.weight):
             return super().forward(features)  # type: ignore[misc, no-any-return]
         if not torch.is_autocast_enabled("cpu"):
             return self._trained(features)
@@ -31,15 +33,15 @@ class _InFloat32:
         return super().forward(features)  # type: ignore[misc, no-any-return]
 
 
-class _Conv2d(_InFloat32, nn.Conv2d):
+class _Conv2d(_TrainedFast, nn.Conv2d):
     pass
 
 
-class _Conv2dSame(_InFloat32, Conv2dSame):
+class _Conv2dSame(_TrainedFast, Conv2dSame):
     pass
 
 
-class _Interleaved(_InFloat32, nn.Conv2d):
+class _Interleaved(_TrainedFast, nn.Conv2d):
     """With a dilation and no stride; grids of one or two cells a side would be far slower than what they replace."""
 
     def _trained(self, features: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class _Interleaved(_InFloat32, nn.Conv2d):
 _REPLACED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv2d, Conv2dSame: _Conv2dSame}
 
 
-def in_float32(network: Network) -> Network:
+def trained_fast(network: Network) -> Network:
     """Let depthwise convolutions with a stride or a dilation be trained fast on the CPU: in float32, and undilated.
 
     Changes their class in place; parameters, their names, and what other devices compute stay as they are.
@@ -64,13 +66,13 @@ def in_float32(network: Network) -> Network:
         The same network.
     """
     for layer in network.modules():
-        if type(layer) in _REPLACED and _strided_depthwise(layer):
+        if type(layer) in _REPLACED and _slow_depthwise(layer):
             layer.__class__ = _Interleaved if _interleaves(layer) else _REPLACED[type(layer)]
     return network
 
 
 TRAINED_FAST = (*_REPLACED.values(), _Interleaved)
-"""The classes that convolutions have after ``in_float32``."""
+"""The classes that convolutions have after ``trained_fast``."""
 
 
 def dilated_depthwise(
@@ -80,13 +82,13 @@ def dilated_depthwise(
 
     Args:
         features: (B, C, h, w); fast with the channels last in memory.
-        weight: (C, 1, r, s).
-        bias: (C,) or ``None``.
+        weight: (D, 1, r, s), D a multiple of C.
+        bias: (D,) or ``None``.
         padding: Of rows and of columns with zeros, multiples of the dilation.
         dilation: Of rows and of columns.
 
     Returns:
-        (B, C, h', w'), what ``torch.nn.functional.conv2d`` gives.
+        (B, D, h', w'), what ``torch.nn.functional.conv2d`` gives.
     """
     rows, columns = dilation
     height, width = (
@@ -102,11 +104,13 @@ def dilated_depthwise(
     return together.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)[..., :height, :width]
 
 
-def _trained_on_cpu(features: Tensor) -> bool:
-    return features.device.type == "cpu" and torch.is_grad_enabled()
+def _trained_on_cpu(features: Tensor, weight: Tensor) -> bool:
+    """Whether there will be a backward pass, which frozen first layers do not have."""
+    wanted = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    return wanted and features.device.type == "cpu"
 
 
-def _strided_depthwise(layer: Any) -> bool:  # noqa: ANN401
+def _slow_depthwise(layer: Any) -> bool:  # noqa: ANN401
     depthwise = 1 < layer.groups == layer.in_channels
     return bool(depthwise and max(*layer.stride, *layer.dilation) > 1)
 

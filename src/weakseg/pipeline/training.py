@@ -27,7 +27,7 @@ from weakseg.data.files import write_bytes, write_text
 from weakseg.data.sample import Batch
 from weakseg.data.transforms import AugmentedDataset
 from weakseg.errors import UserError
-from weakseg.networks.depthwise import in_float32
+from weakseg.networks.depthwise import trained_fast
 from weakseg.ops.schedules import poly_lr
 from weakseg.pipeline.device import Device
 from weakseg.pipeline.progress import Bar, Reporter
@@ -161,7 +161,7 @@ class _Module(pl.LightningModule):
         after_epoch: Callable[[int], None] | None,
     ) -> None:
         super().__init__()
-        self.model: Any = in_float32(model.to(memory_format=torch.channels_last))
+        self.model: Any = trained_fast(model.to(memory_format=torch.channels_last))
         self.dataset, self.sampler, self.settings, self.seed = dataset, sampler, settings, seed
         self.steps, self.bar, self.checkpoint, self.after_epoch = steps, bar, checkpoint, after_epoch
         self.history: list[dict[str, float]] = []
