@@ -111,7 +111,8 @@ def ran(way: Way, seed: int, arguments: argparse.Namespace) -> Path:
     folder, learns = folder_of(way.name, seed, arguments), way in LEARNERS
     if way.after is not None and not folder.exists():
         shutil.copytree(folder_of(way.after, 0 if learns else seed, arguments), folder)
-    settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings, *arguments.settings]
+    settings = [f"data.root={arguments.data}", f"run.folder={folder}", *way.settings]
+    settings += arguments.settings if way.recipe == BANA else []
     settings += [f"segment.seed={seed}"] if learns else ["segment=none", f"seed={seed}"]
     weakseg.run(recipe_path(way.recipe), overrides=settings, until="evaluate")
     return folder
@@ -260,7 +261,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--segment", action="store_true", help="train segmenters, instead of comparing masks")
     parser.add_argument("--seconds", action="store_true", help="time the labelling, instead of comparing masks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what is trained")
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of all recipes")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of BANA's recipe")
     parser.add_argument("--count", type=int, default=30, help="images on which the steps are timed")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-bana"))
     parser.add_argument("--output", type=Path, default=Path("results/bana.csv"))
