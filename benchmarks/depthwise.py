@@ -10,14 +10,13 @@ as they are. It needs no data.
 
 import argparse
 import copy
-import csv
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.timing import Row, compare, write_table
+from benchmarks.timing import Row, compare, read_table, write_table
 from weakseg.networks.backbone import Backbone
 from weakseg.networks.depthwise import trained_fast
 
@@ -47,10 +46,7 @@ def measured(name: str, stride: int, precision: str, side: int, batch: int, coun
 
 def earlier(table: Path, precision: str) -> list[Row]:
     """The rows of a table that are of another precision."""
-    if not table.exists():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["precision"] != precision]
+    return [row for row in read_table(table) if row["precision"] != precision]
 
 
 def main() -> None:

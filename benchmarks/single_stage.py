@@ -15,7 +15,6 @@ of 81 cells; the small recipes have half as many and four dilations.
 """
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import weakseg
-from benchmarks.timing import Row, write_table
+from benchmarks.timing import Row, read_table, write_table
 from weakseg.pipeline.shipped import recipe_path
 
 STAGES = ("seg", "seed", "mask")  # of protocols, each measured on one split
@@ -132,10 +131,7 @@ def _ran(way: Way, recipe: str, seed: int, arguments: argparse.Namespace, settin
 
 def earlier(table: Path, again: set[tuple[str, int]]) -> list[Row]:
     """The rows of a table of other ways and seeds than those that are measured now."""
-    if not table.exists():
-        return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if (row["way"], int(row["seed"])) not in again]
+    return [row for row in read_table(table) if (row["way"], int(str(row["seed"]))) not in again]
 
 
 def values(rows: Sequence[Row], way: str, measure: str = "miou", stage: str = "seg") -> dict[int, float]:

@@ -89,3 +89,11 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows that ``write_table`` wrote, as text; none where there is no table yet."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
