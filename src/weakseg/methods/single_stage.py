@@ -334,11 +334,11 @@ class SingleStage(Method):
     def _refined(self, batch: Batch, scores: Tensor) -> Tensor:
         """(B, C + 1, H, W) masks after PAMR, which works on their grid; absent classes and margins are 0."""
         shown = pad(batch.tags.any(0), (1, 0), value=True)  # no class depends on another in PAMR
-        masks = soft_masks(scores)[:, shown]
+        masks = of_present_classes(soft_masks(scores), batch.tags)[:, shown]
         refined = self._pamr(batch.images, masks) if self.iterations else masks
         whole = refined.new_zeros(len(scores), len(shown), *batch.images.shape[-2:])
-        whole[:, shown] = resize_like(refined, batch.images, align_corners=True)
-        return of_present_classes(whole, batch.tags) * batch.valid
+        whole[:, shown] = resize_like(refined, batch.images, align_corners=True) * batch.valid
+        return whole
 
     def _pamr(self, images: Tensor, masks: Tensor) -> Tensor:
         """Masks (B, P, h, w) refined by images (B, 3, H, W), which are normalised."""

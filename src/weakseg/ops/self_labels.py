@@ -11,10 +11,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy
 
 Balance = Literal["code", "paper"]
 FOREGROUND_CUT, BACKGROUND_CUT, LEAST_SCORE = 0.6, 0.7, 0.2
+UNLABELLED = -100  # PyTorch's own, in use for any number of classes
 
 
 def of_present_classes(masks: Tensor, tags: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def pseudo_ground_truth(masks: Tensor, thresholds: Tensor) -> Tensor:
         (..., C + 1, h, w) bool, at most one of the channels true.
     """
     sure = masks > thresholds[..., None, None]
-    return sure & (sure.sum(-3, keepdim=True) == 1)
+    return sure & (sure.sum(-3, keepdim=True, dtype=torch.int32) == 1)
 
 
 def label_weights(pseudo: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def label_weights(pseudo: Tensor) -> Tensor:
     Returns:
         (..., C + 1) float32 in [0, 1).
     """
-    counts = pseudo.sum((-2, -1)).float()
+    counts = _pixels(pseudo).float()
     total = counts.sum(-1, keepdim=True)
     return (total - counts) / (1 + total)
 
@@ -95,9 +96,16 @@ def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Ba
     """
     if balance not in get_args(Balance):
         raise ValueError(f"unknown balance '{balance}': {', '.join(get_args(Balance))}")
-    surprise, counts = -log_softmax(logits, 1) * pseudo, pseudo.sum((-2, -1))
+    (labelled, labels), counts = pseudo.view(torch.uint8).max(1), _pixels(pseudo)
+    surprise = cross_entropy(logits, labels.masked_fill(labelled == 0, UNLABELLED), reduction="none")
     if balance == "code":
-        losses = (surprise.mean((-2, -1)) * label_weights(pseudo)).sum(-1)
+        shares = label_weights(pseudo) / logits.shape[-2:].numel()
     else:
-        losses = (surprise.sum((-2, -1)) / counts.clamp(min=1)).sum(-1) / (counts > 0).sum(-1).clamp(min=1)
-    return losses * ((counts > 0).sum(-1) == tags.sum(-1) + 1)
+        shares = 1 / (counts.clamp(min=1) * (counts > 0).sum(-1, keepdim=True).clamp(min=1))
+    shares = shares * ((counts > 0).sum(-1) == tags.sum(-1) + 1)[:, None]
+    return (surprise * shares.gather(1, labels.flatten(1)).view_as(surprise)).sum((-2, -1))
+
+
+def _pixels(pseudo: Tensor) -> Tensor:
+    """Number of pixels of each class; without a dtype, all of the labels would be copied into 64 bits first."""
+    return pseudo.sum((-2, -1), dtype=torch.int32)
