@@ -123,6 +123,20 @@ def test_the_loss_is_the_definition(seed, balance, slow):
     torch.testing.assert_close(balanced_mask_loss(logits, pseudo, tags, balance), torch.tensor(expected))
 
 
+def test_hundreds_of_classes_are_told_apart():
+    logits, pseudo = torch.randn(1, 301, 2, 3), torch.zeros(1, 301, 2, 3, dtype=torch.bool)
+    pseudo[0, 0, 0], pseudo[0, 255, 1, 0], pseudo[0, 300, 1, 1:] = True, True, True
+    tags = pseudo[:, 1:].any(-1).any(-1)
+    expected = slow_loss(logits[0], pseudo[0], tags[0])
+    torch.testing.assert_close(balanced_mask_loss(logits, pseudo, tags), torch.tensor([expected]))
+
+
+def test_a_pixel_of_which_hundreds_of_classes_are_sure_is_none_of_theirs():
+    given = torch.ones(257, 1, 2)
+    given[1:, 0, 1] = 0
+    assert pseudo_ground_truth(given, torch.full((257,), 0.5)).nonzero().tolist() == [[0, 0, 1]]
+
+
 def test_an_unknown_balance_is_refused():
     with pytest.raises(ValueError, match="unknown balance 'cod': code, paper"):
         balanced_mask_loss(*loss_case(0), "cod")

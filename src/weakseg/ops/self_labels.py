@@ -96,7 +96,7 @@ def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Ba
     """
     if balance not in get_args(Balance):
         raise ValueError(f"unknown balance '{balance}': {', '.join(get_args(Balance))}")
-    (labelled, labels), counts = pseudo.view(torch.uint8).max(1), _pixels(pseudo)
+    (labelled, labels), counts = pseudo.to(torch.uint8).max(1), _pixels(pseudo)
     surprise = cross_entropy(logits, labels.masked_fill(labelled == 0, UNLABELLED), reduction="none")
     if balance == "code":
         shares = label_weights(pseudo) / logits.shape[-2:].numel()
