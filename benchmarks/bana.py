@@ -58,10 +58,11 @@ from weakseg.refine.retrieval import Retrieval
 T = TypeVar("T")
 BOXES, BANA = "mini/boxes", "mini/bana"
 LABELLING = ("mask@train", "second@train", "agreed@train")
+OWN_VIEWS = "features, attention and maps, from the recipe's views"
 IN_ALL = {
     "boxes and CRF, in all": ("boxes", "CRF from boxes"),
-    "Y_crf, in all": ("features, attention and maps", "CRF"),
-    "Y_crf and Y_ret, in all": ("features, attention and maps", "CRF", "retrieval"),
+    "Y_crf, in all": (OWN_VIEWS, "CRF"),
+    "Y_crf and Y_ret, in all": (OWN_VIEWS, "CRF", "retrieval"),
 }
 NAMES = {"mask@train": "", "second@train": ", Y_ret", "agreed@train": ", Y_crf & Y_ret"}
 
@@ -148,13 +149,14 @@ def learnt(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
 def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
     """Median seconds of each step of labelling an image as a run does, in one thread, steps taking turns on each image.
 
-    Also those of pydensecrf from the same start, where it is installed.
+    Maps also from one view at the image's size, as in the paper; the CRF also of pydensecrf, where it is installed.
     """
     experiment = Experiment(load_recipe(folder / "recipe.yaml"), Silent())
     dataset, settings = experiment.train_set, experiment.localize
     load_weights(experiment.method, folder / "localizer.safetensors")
     method = ready(experiment.method, experiment.device)
-    views = Views(scales=(1.0,), flip=False, stride=settings.stride)
+    paper = Views(scales=(1.0,), flip=False, stride=settings.stride)
+    own = Views(settings.scales, settings.flip, settings.stride)
     spent: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], T]) -> T:
@@ -168,7 +170,8 @@ def labelling_seconds(folder: Path, count: int) -> Iterator[Row]:
         batch = as_batch([sample], len(dataset.classes), method.backbone.mean, method.backbone.std)
         with torch.no_grad(), experiment.device.autocast(settings.precision):
             timed("features", partial(method.backbone, batch.images))
-            maps = timed("features, attention and maps", partial(method.localize, batch, views))[0]
+            timed("features, attention and maps", partial(method.localize, batch, paper))
+            maps = timed(OWN_VIEWS, partial(method.localize, batch, own))[0]
         maps = replace(maps, boxes=sample.boxes, box_classes=sample.box_classes)
         refined = timed("CRF", partial(BoxCRF().refine, sample.image, maps))
         if find_spec("pydensecrf"):
@@ -229,12 +232,16 @@ def loss_trends(rows: Sequence[Row]) -> dict[str, bool]:
 def time_trends(rows: Sequence[Row]) -> dict[str, bool]:
     """Whether maps take a quarter of the CRF's time, as in the paper (supp. Table 4, with features from a GPU)."""
     taken = {str(row["step"]): float(str(row["seconds"])) for row in rows}
-    maps, features = taken["features, attention and maps"], taken["features"]
+    maps, features, own = (taken[step] for step in ("features, attention and maps", "features", OWN_VIEWS))
     return {
         f"{what} take at most 25 % of {crf}": part <= 0.25 * taken[crf]
         for crf in ("CRF", "CRF of pydensecrf")
         if crf in taken
-        for what, part in (("maps", maps), ("maps without the network's features", maps - features))
+        for what, part in (
+            ("maps", maps),
+            ("maps without the network's features", maps - features),
+            ("maps from the recipe's views", own),
+        )
     }
 
 
