@@ -11,7 +11,7 @@ its maps at the threshold that suits them best and its own segmentation. ``--aga
 Writes one row for each run and protocol to results/single_stage.csv, in which ways and seeds that are not asked for
 stay as they are; prints means and deviations of all beside the paper's figures and whether its order holds, and ends
 with status 1 if it does not. The paper measures on PASCAL VOC, refinement and penalty at a gate rate of 0.5, on a grid
-of 81 cells; the small recipes have half as many and four dilations.
+of 81 cells; the small recipes have little more than half as many and four dilations.
 """
 
 import argparse
