@@ -7,6 +7,7 @@ import torch
 
 from weakseg.ops.self_labels import (
     balanced_mask_loss,
+    label_map,
     label_weights,
     of_present_classes,
     pseudo_ground_truth,
@@ -163,6 +164,14 @@ def test_a_class_that_is_alone_weighs_nothing():
     pseudo[0, 0] = True
     assert label_weights(pseudo)[0, 0] == 0
     assert not balanced_mask_loss(torch.randn(2, 3, 2, 3), pseudo, torch.zeros(2, 2, dtype=torch.bool)).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (5, 2, 3, 4)])
+def test_labels_as_numbers_match_a_loop(shape):
+    numbers = torch.randint(-1, CLASSES + 1, shape, generator=torch.Generator().manual_seed(0))
+    pseudo = torch.stack([numbers == channel for channel in range(CLASSES + 1)], -3)
+    assert torch.equal(label_map(pseudo, -1), numbers)
+    assert (label_map(pseudo)[numbers < 0] == -100).all()
 
 
 def test_small_classes_weigh_more():

@@ -44,6 +44,7 @@ from weakseg.ops.self_labels import (
     LEAST_SCORE,
     Balance,
     balanced_mask_loss,
+    label_map,
     of_present_classes,
     pseudo_ground_truth,
     sure_scores,
@@ -326,8 +327,7 @@ class SingleStage(Method):
         with _inference(self):
             scores = self(batch.images).scores.float()
         refined = self._refined(batch, scores)
-        pseudo = self._pseudo_labels(refined)
-        labels = pseudo.to(torch.uint8).argmax(1).masked_fill(~pseudo.any(1), IGNORE).to(torch.uint8)
+        labels = label_map(self._pseudo_labels(refined), IGNORE).to(torch.uint8)
         return {"mask": of_present_classes(soft_masks(scores), batch.tags), "refined": refined, "labels": labels}
 
     @torch.no_grad()

@@ -73,9 +73,21 @@ def label_weights(pseudo: Tensor) -> Tensor:
     Returns:
         (..., C + 1) float32 in [0, 1).
     """
-    counts = _pixels(pseudo).float()
-    total = counts.sum(-1, keepdim=True)
-    return (total - counts) / (1 + total)
+    return _weights(_pixels(pseudo))
+
+
+def label_map(pseudo: Tensor, unlabelled: int = UNLABELLED) -> Tensor:
+    """The labels as one number for each pixel.
+
+    Args:
+        pseudo: (..., C + 1, H, W) bool, at most one channel true.
+        unlabelled: The number of pixels without label.
+
+    Returns:
+        (..., H, W) int64, 0 for background.
+    """
+    labelled, labels = pseudo.to(torch.uint8).max(-3)  # of bool, the maximum is slow
+    return labels.masked_fill(labelled == 0, unlabelled)
 
 
 def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Balance = "code") -> Tensor:
@@ -96,16 +108,24 @@ def balanced_mask_loss(logits: Tensor, pseudo: Tensor, tags: Tensor, balance: Ba
     """
     if balance not in get_args(Balance):
         raise ValueError(f"unknown balance '{balance}': {', '.join(get_args(Balance))}")
-    (labelled, labels), counts = pseudo.to(torch.uint8).max(1), _pixels(pseudo)
-    surprise = cross_entropy(logits, labels.masked_fill(labelled == 0, UNLABELLED), reduction="none")
+    labels, counts = label_map(pseudo), _pixels(pseudo)
+    surprise = cross_entropy(logits, labels, reduction="none")
     if balance == "code":
-        shares = label_weights(pseudo) / logits.shape[-2:].numel()
+        shares = _weights(counts) / logits.shape[-2:].numel()
     else:
         shares = 1 / (counts.clamp(min=1) * (counts > 0).sum(-1, keepdim=True).clamp(min=1))
     shares = shares * ((counts > 0).sum(-1) == tags.sum(-1) + 1)[:, None]
-    return (surprise * shares.gather(1, labels.flatten(1)).view_as(surprise)).sum((-2, -1))
+    of_pixels = shares.gather(1, labels.clamp(min=0).flatten(1)).view_as(surprise)
+    return (surprise * of_pixels).sum((-2, -1))  # unlabelled pixels have any share of a surprise of 0
 
 
 def _pixels(pseudo: Tensor) -> Tensor:
     """Number of pixels of each class; without a dtype, all of the labels would be copied into 64 bits first."""
     return pseudo.sum((-2, -1), dtype=torch.int32)
+
+
+def _weights(counts: Tensor) -> Tensor:
+    """See ``label_weights``; of numbers of pixels (..., C + 1)."""
+    counts = counts.float()
+    total = counts.sum(-1, keepdim=True)
+    return (total - counts) / (1 + total)
