@@ -29,7 +29,7 @@ to decide; a crop without boxes only adds its queries; several views of an image
 box in which nothing speaks for its class is filled with what does not resemble background (``fill_mute``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -250,6 +250,12 @@ class BANA(Method):
         with _full_precision(logits):
             total = cross_entropy(logits, labels, reduction="sum")
         return {"classification": total / max(len(labels), 1)}
+
+    def for_classes(self, weights: Mapping[str, Tensor], places: Sequence[int | None]) -> dict[str, Tensor]:
+        """Rows of the classifier in the order of the classes here, 0 for those that were not learnt."""
+        there = weights["head.weight"]
+        rows = [0, *(len(there) if place is None else place + 1 for place in places)]
+        return {**weights, "head.weight": torch.cat([there, torch.zeros_like(there[:1])])[rows]}
 
     @torch.no_grad()
     def classify_boxes(self, batch: Batch) -> tuple[Tensor, Tensor]:

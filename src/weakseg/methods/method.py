@@ -1,7 +1,7 @@
 """What every localisation method is: a network, the objective that trains it, and a way to read maps from it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -96,6 +96,21 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates: the backbone at ``lr``, everything new ``head_factor`` times faster."""
         return parameter_groups(self, self.backbone, lr, weight_decay, self.head_factor)
+
+    def for_classes(self, weights: Mapping[str, Tensor], places: Sequence[int | None]) -> dict[str, Tensor]:
+        """Weights of this method, trained on other classes, as they would be for those here.
+
+        Only methods with an option ``seen`` can map classes that they have not learnt; others are asked for the same
+        classes alone.
+
+        Args:
+            weights: Name to parameter or buffer.
+            places: For each class here its number there, ``None`` for those that were not learnt.
+
+        Returns:
+            Those of a method with ``len(places)`` classes.
+        """
+        return dict(weights)
 
     def look(self, images: Tensor) -> object:
         """All that ``localize`` and ``predict`` read of the network in one view, in any nest of tensors.

@@ -228,6 +228,16 @@ def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Met
     return built
 
 
+def blank(backbone: BackboneSettings) -> BackboneSettings:
+    """That of a network whose weights are about to be read, so that none are looked for elsewhere."""
+    return backbone.model_copy(update={"weights": "none", "sha256": None})
+
+
+def blank_localizer(settings: Localize) -> Localize:
+    """Those of a localiser whose weights are about to be read."""
+    return settings.model_copy(update={"backbone": blank(settings.backbone)})
+
+
 def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -> Segmenter:
     """The segmenter with its initial weights."""
     encoder = backbone.model_dump(exclude={"name"})

@@ -25,6 +25,7 @@ from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, Detect, Localize, Masks, Named, Predict, Recipe, Segment, Training
 from weakseg.pipeline.saliency import SaliencyMaps, maps_folder, saliency_source, with_given_saliency
 from weakseg.pipeline.steps import Step, refiner_steps
+from weakseg.pipeline.trained import SEEN, TrainedLocalizer, trained_localizer
 from weakseg.refine.refiner import TrainedRefiner
 from weakseg.segment.instances import InstanceSegmenter
 from weakseg.segment.segmenter import Segmenter
@@ -43,6 +44,7 @@ class Experiment:
         val_set: Images to be segmented without tags, or ``None``.
         truly_labelled: Training images that the segmenter learns with their true masks.
         data: Split -> hash of its content.
+        trained: The localiser of another run, or ``None`` if it is trained here.
         source: Where saliency maps come from, if any are needed.
         saliency: Those that are to be made of the training images, or ``None``.
 
@@ -68,6 +70,7 @@ class Experiment:
         self.manifest = Manifest(self.folder)
         self.train_set = self._open(recipe.data.train)
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
+        self.trained = self._trained_localizer()
         self.truly_labelled = self._truly_labelled()
         for dataset in self.datasets:
             if self._measured(dataset):
@@ -146,9 +149,13 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        """The localiser, with its initial weights."""
+        """The localiser, with its initial weights or those that another run has trained."""
         torch.manual_seed(self.recipe.seed)
-        return build.method(self.localize, self.method_options, len(self.train_set.classes))
+        settings = self.localize if self.trained is None else build.blank_localizer(self.localize)
+        method = build.method(settings, self.method_options, len(self.train_set.classes))
+        if self.trained is not None:
+            self.trained.give(method)
+        return method
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -245,7 +252,7 @@ class Experiment:
     @property
     def learnt(self) -> tuple[int, ...] | None:
         """The classes that the method learns, if it leaves out some."""
-        return self.method_options.get("seen")
+        return self.method_options.get(SEEN)
 
     @property
     def localize(self) -> Localize:
@@ -311,11 +318,22 @@ class Experiment:
 
     def _trainings(self) -> dict[str, Training]:
         """All trainings on all training images, by their section in the recipe."""
-        found = {} if self.recipe.localize is None else {"localize.train": self.recipe.localize.train}
+        own = self.recipe.localize is not None and self.trained is None
+        found = {"localize.train": self.localize.train} if own else {}
         for chain, steps in (("refine", self.first), ("second", self.second)):
             found |= {f"{chain}.{i}.train": step.learning.train for i, step in enumerate(steps) if step.learning}
         if self.recipe.segment is not None:
             found["segment.train"] = self.recipe.segment.train
+        return found
+
+    def _trained_localizer(self) -> TrainedLocalizer | None:
+        """That of another run, and what its method is told of the classes that it has not learnt."""
+        if self.recipe.localize is None:
+            return None
+        names = self.train_set.classes.names
+        found = trained_localizer(self.localize, self.method_options, names, self.folder)
+        if found is not None and SEEN in self.method_options:
+            self.method_options[SEEN] = found.learnt
         return found
 
     def _truly_labelled(self) -> frozenset[str]:

@@ -34,8 +34,11 @@ def check_pictures(settings: Localize) -> None:
     """See that there is something to show where pictures are wanted.
 
     Raises:
-        UserError: If the method has nothing to show.
+        UserError: If the method has nothing to show, or is not trained here.
     """
+    if settings.pictures and settings.trained is not None:
+        what = "a localiser that is trained already has no pictures of its training"
+        raise UserError(what, where="localize.pictures", remedy="Leave it out")
     if settings.pictures and not _tells(method_class(settings.method.name)):
         able = ", ".join(f"'{name}'" for name in methods_that(_tells))
         raise UserError(

@@ -137,27 +137,37 @@ def _made(experiment: Experiment) -> dict[str, str]:
 
 
 def _localizing(experiment: Experiment, work: Work) -> list[Stage]:
-    settings, made = experiment.localize, _made(experiment)
+    settings = experiment.localize
     kind = method_class(settings.method.name)
-    localizer = _training(
-        experiment,
-        settings.backbone,
-        settings.train,
-        data=experiment.data[experiment.train_set.split],
-        method=[settings.method.name, _options(experiment, kind.inference_options, among=False)],
-        head_factor=settings.head_factor,
-        **(made if WeakLabel.SALIENCY in experiment.needs else {}),
-    )
+    localizer = _localizer(experiment, work, kind.inference_options)
     maps = fingerprint(
-        localizer=localizer,
+        localizer=localizer.inputs,
         method=_options(experiment, kind.inference_options - kind.prediction_options),
         data=[experiment.data[dataset.split] for dataset in experiment.seed_sets],
         views=settings.model_dump(include={"scales", "flip", "stride", "batch", "precision"}),
     )
-    return [
-        Stage("localizer", localizer, _trained("localizer"), work.train_localizer, beside=(PICTURES,)),
-        Stage("maps", maps, ("maps",), work.localize),
-    ]
+    return [localizer, Stage("maps", maps, ("maps",), work.localize)]
+
+
+def _localizer(experiment: Experiment, work: Work, inference_options: frozenset[str]) -> Stage:
+    """The training of a localiser, or the taking of one that is trained."""
+    settings, made = experiment.localize, _made(experiment)
+    method = [settings.method.name, _options(experiment, inference_options, among=False)]
+    if experiment.trained is not None:
+        backbone = settings.backbone.model_dump(exclude={"weights", "sha256"})
+        about = {"backbone": backbone, "method": method, "trained": experiment.trained.inputs()}
+        inputs = fingerprint(**_common(experiment), **about)
+        return Stage("localizer", inputs, _trained("localizer")[:1], work.take_localizer)
+    inputs = _training(
+        experiment,
+        settings.backbone,
+        settings.train,
+        data=experiment.data[experiment.train_set.split],
+        method=method,
+        head_factor=settings.head_factor,
+        **(made if WeakLabel.SALIENCY in experiment.needs else {}),
+    )
+    return Stage("localizer", inputs, _trained("localizer"), work.train_localizer, beside=(PICTURES,))
 
 
 def _options(experiment: Experiment, names: frozenset[str], *, among: bool = True) -> dict[str, object]:

@@ -14,19 +14,18 @@ from weakseg.data.ids import IMAGE_SUFFIXES
 from weakseg.data.images import read_image, write_mask
 from weakseg.errors import UserError
 from weakseg.metrics.overlap import SURE
-from weakseg.networks.weights import load_weights, read_about
+from weakseg.networks.weights import load_weights
 from weakseg.pipeline import build
 from weakseg.pipeline.device import Device, choose_device
 from weakseg.pipeline.inference import Predictor, detect_images, placed, predict_images, ready
 from weakseg.pipeline.progress import Reporter
-from weakseg.pipeline.recipe import BackboneSettings, DetectPredict, Predict, Recipe, load_recipe
+from weakseg.pipeline.recipe import DetectPredict, Predict, Recipe
 from weakseg.pipeline.reporting import outlined
+from weakseg.pipeline.trained import run_recipe, trained_classes
 from weakseg.report.overlays import Pixels, overlay_mask, overlay_objects
 from weakseg.segment.instances import InstanceSegmenter
 
 Write = Callable[[str, Tensor], None]
-BLANK = {"weights": "none", "sha256": None}
-"""Of a network whose weights are about to be read, so that none are looked for elsewhere."""
 
 
 def predict_files(
@@ -68,7 +67,7 @@ def predict_files(
 
 def _writers(run_folder: Path, output: Path, overlay: bool, device: Device) -> Iterator[Write]:
     """What looks at an image and writes what it sees; a detector that is still to be trained is not waited for."""
-    recipe = _recipe(run_folder)
+    recipe = run_recipe(run_folder, "segmenter")
     segments = build.predicting(recipe) is not None
     if segments:
         predict, segmenter = load_segmenter(run_folder)
@@ -121,12 +120,12 @@ def load_segmenter(run_folder: Path) -> tuple[Predict, Predictor]:
     Raises:
         UserError: If the folder has none, or its weights do not say which classes they tell apart.
     """
-    recipe = _recipe(run_folder)
+    recipe = run_recipe(run_folder, "segmenter")
     settings = build.predicting(recipe)
     if settings is None:
         raise UserError("was run without a segmenter", where=run_folder, remedy="Set 'segment' in its recipe")
     weights = run_folder / ("localizer.safetensors" if recipe.segment is None else "segmenter.safetensors")
-    predictor = _untrained(recipe, len(_classes(weights, "segmenter")))
+    predictor = _untrained(recipe, len(trained_classes(weights, "segmenter")))
     load_weights(predictor, weights)
     return settings, predictor
 
@@ -137,48 +136,23 @@ def load_detector(run_folder: Path) -> tuple[DetectPredict, InstanceSegmenter, l
     Raises:
         UserError: If the folder has none, or its weights do not say which classes they tell apart.
     """
-    recipe = _recipe(run_folder)
+    recipe = run_recipe(run_folder, "segmenter")
     if recipe.detect is None:
         raise UserError("was run without a detector", where=run_folder, remedy="Set 'detect' in its recipe")
     weights = run_folder / "detector.safetensors"
-    classes = _classes(weights, "detector")
-    detector = build.detector(recipe.detect, _blank(recipe.detect.backbone or recipe.backbone), len(classes))
+    classes = trained_classes(weights, "detector")
+    detector = build.detector(recipe.detect, build.blank(recipe.detect.backbone or recipe.backbone), len(classes))
     load_weights(detector, weights)
     return recipe.detect.predict, detector, classes
-
-
-def _recipe(run_folder: Path) -> Recipe:
-    recipe_file = run_folder / "recipe.yaml"
-    if not recipe_file.is_file():
-        raise _nothing_trained(run_folder, "segmenter")
-    return load_recipe(recipe_file)
-
-
-def _classes(weights: Path, kind: str) -> list[str]:
-    """Names of the object classes that a network was trained for."""
-    if not weights.is_file():
-        raise _nothing_trained(weights.parent, kind)
-    classes = read_about(weights).get("classes")
-    if classes is None:
-        raise UserError("names no classes in its header", where=weights, remedy=f"Train the {kind} again")
-    return classes.split("\n")
-
-
-def _nothing_trained(run_folder: Path, kind: str) -> UserError:
-    return UserError(f"holds no trained {kind}", where=run_folder, remedy="Give the folder of a finished run")
 
 
 def _untrained(recipe: Recipe, num_classes: int) -> Predictor:
     """The network whose weights are about to be read."""
     if recipe.segment is not None:
-        return build.segmenter(recipe.segment, _blank(recipe.segment.backbone or recipe.backbone), num_classes)
+        return build.segmenter(recipe.segment, build.blank(recipe.segment.backbone or recipe.backbone), num_classes)
     assert recipe.localize is not None
-    blank = recipe.localize.model_copy(update={"backbone": _blank(recipe.localize.backbone)})
-    return build.method(blank, build.method_options(recipe.localize.method), num_classes)
-
-
-def _blank(backbone: BackboneSettings) -> BackboneSettings:
-    return backbone.model_copy(update=BLANK)
+    options = build.method_options(recipe.localize.method)
+    return build.method(build.blank_localizer(recipe.localize), options, num_classes)
 
 
 def _matching(images: Sequence[str]) -> dict[str, Path]:

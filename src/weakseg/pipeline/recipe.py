@@ -152,19 +152,31 @@ class OwnPredict(Section):
     precision: Precision | None = None
 
 
+class Trained(Section):
+    """A localiser that another run has trained.
+
+    ``run`` is the folder of that run; ``names`` says what classes there that have another name are called here, such
+    as ``{aeroplane: airplane}``.
+    """
+
+    run: str
+    names: dict[str, str] = Field(default_factory=dict)
+
+
 class Localize(Choosing):
     """The method, its training, and the views from which its maps are merged.
 
     ``head_factor`` is how much faster the new layers learn than the pretrained ones; 1 where nothing is pretrained.
     ``predict`` is for methods whose network is already the segmenter, with ``segment: none``; it has the views of the
     maps where nothing else is said. ``pictures`` says of how many training images a method that teaches itself shows
-    after every epoch what it makes of them.
+    after every epoch what it makes of them. With ``trained`` nothing is trained: the localiser is that of another run.
     """
 
     method: Choice = Named(name="cam")
     backbone: BackboneSettings = BackboneSettings()
     head_factor: Annotated[float, Field(gt=0)] = 10.0
     train: Training = Training()
+    trained: Trained | None = None
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     stride: Positive = 4

@@ -72,6 +72,13 @@ class Work:
         dataset = self._augmented(weak, transform, settings)
         return self._train(method, dataset, settings, "localizer", after_epoch=drawing)
 
+    def take_localizer(self) -> int:
+        """A localiser that another run has trained to ``localizer.safetensors``."""
+        if WeakLabel.BOXES in self.experiment.needs:
+            self._tell_of_tiny_boxes()
+        self._save(self.experiment.method, "localizer", self.experiment.train_set)
+        return 0
+
     def localize(self) -> int:
         """The localiser to ``maps/``."""
         experiment, settings = self.experiment, self.experiment.localize
@@ -330,9 +337,12 @@ class Work:
         )
         if finish is not None:
             finish()
-        about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.dataset.classes.names)}
-        save_weights(model, self.folder / f"{name}.safetensors", about)
+        self._save(model, name, dataset.dataset)
         return seen
+
+    def _save(self, model: Module, name: str, dataset: Dataset) -> None:
+        about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.classes.names)}
+        save_weights(model, self.folder / f"{name}.safetensors", about)
 
 
 def _decoded_bytes(dataset: Dataset) -> int:
