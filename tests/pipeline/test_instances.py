@@ -148,6 +148,23 @@ def test_pseudo_objects_fill_their_boxes_and_are_measured(root, finished):
             assert mask[pixels].unique().tolist() == [kind + 1]
 
 
+def test_boxes_that_make_no_object_are_counted(root, tmp_path):
+    screen = Screen()
+    run(plain(root, tmp_path, evaluate=AP), until="refine", reporter=screen)
+    assert not any("no object" in line for line in screen.lines)
+    for number in (0, 3):
+        write_mask(tmp_path / f"masks/s{number:02}.png", torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8))
+    lost = sum(len(scene(number)[2]) for number in (0, 3))
+    boxes = sum(len(scene(number)[2]) for number in range(TRAIN))
+    for path in (tmp_path / "instances").iterdir():
+        path.unlink()
+    manifest = json.loads((tmp_path / "MANIFEST.json").read_text())
+    manifest["instances"]["done"] = False
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
+    run(plain(root, tmp_path, evaluate=AP), until="refine", reporter=screen)
+    assert f"instances: {lost} of {boxes} boxes have no pixel of their class and make no object" in screen.lines
+
+
 def test_detections_are_of_the_validation_images(root, finished):
     names = sorted(path.stem for path in (finished / "detections").iterdir())
     assert names == sorted(open_dataset("auto", root, "val").ids)

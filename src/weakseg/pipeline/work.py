@@ -133,13 +133,18 @@ class Work:
         experiment, dataset = self.experiment, self.experiment.train_set
         masks, ids = self._pseudo_masks(experiment.object_masks), experiment.object_ids
         undone = [image_id for image_id in ids if not instances_path(self.folder, image_id).exists()]
+        known = lost = 0
         with self.reporter.track("instances", len(ids), len(ids) - len(undone)) as bar:
             for image_id in undone:
                 mask, boxes = masks.sample(image_id).mask, dataset.box_tensors(image_id)
                 assert mask is not None
                 assert boxes is not None
-                Instances.in_boxes(mask, *boxes).save(instances_path(self.folder, image_id), dataset.classes.names)
+                found = Instances.in_boxes(mask, *boxes)
+                found.save(instances_path(self.folder, image_id), dataset.classes.names)
+                known, lost = known + len(boxes[0]), lost + len(boxes[0]) - len(found.classes)
                 bar.advance()
+        if lost:
+            self.reporter.say(f"instances: {lost} of {known} boxes have no pixel of their class and make no object")
         return len(undone)
 
     def train_segmenter(self) -> int:
