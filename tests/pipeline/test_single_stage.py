@@ -54,6 +54,16 @@ def test_what_is_measured_and_with_which_help(finished):
     assert {result["supervision"] for result in found.values()} == {"tags"}
 
 
+@pytest.mark.parametrize(("pretrain", "told"), [(1, False), (2, True), (5, True)])
+def test_masks_that_are_never_learnt_are_told_of(data, tmp_path, pretrain, told):
+    chosen, screen = settings(data, tmp_path), Screen()
+    chosen["localize"]["method"] = {**METHOD, "pretrain_epochs": pretrain}
+    run(chosen, until="localize", reporter=screen)
+    warned = [line for line in screen.lines if "never learnt" in line]
+    assert bool(warned) is told
+    assert all("there are 2" in line and "pretrain_epochs" in line for line in warned)
+
+
 def test_a_crf_after_predictions_keeps_the_views(data, finished, copied):
     chosen, screen = settings(data, copied), Screen()
     chosen["localize"]["predict"] = {"crf": "A"}

@@ -93,6 +93,10 @@ class Method(nn.Module, ABC):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch (from 0) of ``epochs``; for objectives that change with time."""
 
+    def advice(self, epochs: int) -> list[str]:
+        """What to tell before a training of so many epochs: sentences, none if all is well."""
+        return []
+
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters with their learning rates: the backbone at ``lr``, everything new ``head_factor`` times faster."""
         return parameter_groups(self, self.backbone, lr, weight_decay, self.head_factor)

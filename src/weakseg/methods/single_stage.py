@@ -242,6 +242,13 @@ class SingleStage(Method):
         """After the epochs of classification, masks are learnt, too."""
         self.learns_masks = epoch >= self.pretrain_epochs
 
+    def advice(self, epochs: int) -> list[str]:
+        """Whether masks are learnt at all."""
+        if epochs > self.pretrain_epochs:
+            return []
+        what = f"the first {self.pretrain_epochs} epochs classify alone, and there are {epochs}: masks are never learnt"
+        return [f"{what}. Raise localize.train.epochs, or lower localize.method.pretrain_epochs."]
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_cls, and L_mask, which is 0 as long as only classification is learnt."""
         seen: Activation = self(batch.images)

@@ -66,6 +66,8 @@ class Work:
         method, settings = self.experiment.method, self.experiment.localize.train
         if WeakLabel.BOXES in self.experiment.needs:
             self._tell_of_tiny_boxes()
+        for sentence in method.advice(settings.epochs):
+            self.reporter.warn(sentence)
         weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
         transform = build.transform(settings.augment, method.backbone)
         drawing = pictures(method, weak, self.experiment.localize, self.folder)
