@@ -127,6 +127,7 @@ def audit(
     progress: Callable[[int, int], None] | None = None,
     *,
     allow_untagged: bool = False,
+    learns: bool = True,
 ) -> AuditReport:
     """Look for everything that is wrong.
 
@@ -136,6 +137,8 @@ def audit(
         needs: Labels that training needs.
         progress: Called after each image with the number of images done and of all.
         allow_untagged: Whether images may have an empty row of tags, showing none of the classes.
+        learns: Whether classes are learnt from the labels; a classifier that is trained already can do without images
+            of some.
     """
     findings: list[Finding] = []
     rows: list[ClassRow] = []
@@ -157,7 +160,7 @@ def audit(
         rows.extend(table)
         findings.extend(_missing_kinds(dataset, seen, required))
         findings.extend(finding for one in seen for finding in one.findings)
-        findings.extend(_balance(dataset, table, required, training))
+        findings.extend(_balance(dataset, table, required, training and learns))
         findings.extend(_contradictions(dataset, seen))
     findings.extend(_leaks(datasets))
     findings = list(dict.fromkeys(findings))  # a file about several splits is looked at with each of them

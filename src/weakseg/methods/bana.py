@@ -197,8 +197,8 @@ class BANA(Method):
     """
 
     learnt: Tensor
-    needs = frozenset({WeakLabel.BOXES})
-    gives_background = gives_features = True
+    needs = map_needs = frozenset({WeakLabel.BOXES})
+    knows_some = gives_background = gives_features = True
     inference_options = frozenset(
         {"localize_grid", "normalize", "background", "background_threshold", "relative_threshold"}
         | {"keep_features", "fill_mute"}

@@ -62,6 +62,9 @@ class Method(nn.Module, ABC):
 
     Attributes:
         needs: The weak labels without which it cannot be trained.
+        map_needs: Those without which a trained one cannot make maps.
+        knows_some: Whether it can map classes that it has not learnt; it then has an option ``seen`` and overrides
+            ``for_classes``.
         gives_background: Whether its maps say what background is.
         gives_features: Whether its maps carry the features that refiners may ask for.
         inference_options: Names of the options that change maps and predictions, but not the training.
@@ -71,6 +74,8 @@ class Method(nn.Module, ABC):
     """
 
     needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
+    map_needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
+    knows_some: ClassVar[bool] = False
     gives_background: ClassVar[bool] = False
     gives_features: ClassVar[bool] = False
     inference_options: ClassVar[frozenset[str]] = frozenset()
@@ -94,7 +99,14 @@ class Method(nn.Module, ABC):
         """Called before each epoch (from 0) of ``epochs``; for objectives that change with time."""
 
     def advice(self, epochs: int) -> list[str]:
-        """What to tell before a training of so many epochs: sentences, none if all is well."""
+        """What to tell before a training.
+
+        Args:
+            epochs: How long it is.
+
+        Returns:
+            Sentences, none if all is well.
+        """
         return []
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -104,16 +116,18 @@ class Method(nn.Module, ABC):
     def for_classes(self, weights: Mapping[str, Tensor], places: Sequence[int | None]) -> dict[str, Tensor]:
         """Weights of this method, trained on other classes, as they would be for those here.
 
-        Only methods with an option ``seen`` can map classes that they have not learnt; others are asked for the same
-        classes alone.
-
         Args:
             weights: Name to parameter or buffer.
             places: For each class here its number there, ``None`` for those that were not learnt.
 
         Returns:
             Those of a method with ``len(places)`` classes.
+
+        Raises:
+            ValueError: If the classes are not the same and this method has no way with others.
         """
+        if tuple(places) != tuple(range(len(places))):
+            raise ValueError(f"{type(self).__name__} maps only the classes that it has learnt, in their order")
         return dict(weights)
 
     def look(self, images: Tensor) -> object:

@@ -246,8 +246,10 @@ class SingleStage(Method):
         """Whether masks are learnt at all."""
         if epochs > self.pretrain_epochs:
             return []
-        what = f"the first {self.pretrain_epochs} epochs classify alone, and there are {epochs}: masks are never learnt"
-        return [f"{what}. Raise localize.train.epochs, or lower localize.method.pretrain_epochs."]
+        what = f"all of {epochs} epochs classify alone (pretrain_epochs is {self.pretrain_epochs})"
+        return [
+            f"{what}: masks are never learnt. Raise localize.train.epochs, or lower localize.method.pretrain_epochs."
+        ]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_cls, and L_mask, which is 0 as long as only classification is learnt."""

@@ -127,10 +127,25 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         UserError: If the file does not belong to this network.
     """
+    load_state(module, read_weights(path), path, "Train it again with this recipe")
+
+
+def load_state(module: nn.Module, weights: Weights, where: Path, remedy: str) -> None:
+    """Give a network all of its parameters and buffers.
+
+    Args:
+        module: The network.
+        weights: Name to tensor.
+        where: The file that they are from, for the message.
+        remedy: What to do if they belong to another network.
+
+    Raises:
+        UserError: If they do.
+    """
     try:
-        module.load_state_dict(read_weights(path))
+        module.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError("belongs to another network", where=path, remedy="Train it again with this recipe") from error
+        raise UserError("belongs to another network", where=where, remedy=remedy) from error
 
 
 def _in_order(content: bytes) -> bytes:

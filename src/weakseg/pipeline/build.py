@@ -220,22 +220,13 @@ def check_trainings(trainings: Mapping[str, Training], images: int, devices: int
             )
 
 
-def method(settings: Localize, options: dict[str, Any], num_classes: int) -> Method:
-    """The localiser with its initial weights."""
-    backbone = Backbone(**settings.backbone.model_dump())
+def method(settings: Localize, options: dict[str, Any], num_classes: int, *, blank: bool = False) -> Method:
+    """The localiser with its initial weights, or, ``blank``, with random ones as others are about to be read."""
+    body = settings.backbone.blank() if blank else settings.backbone
+    backbone = Backbone(**body.model_dump())
     built = method_class(settings.method.name)(backbone, num_classes, **options)
     built.head_factor = settings.head_factor
     return built
-
-
-def blank(backbone: BackboneSettings) -> BackboneSettings:
-    """That of a network whose weights are about to be read, so that none are looked for elsewhere."""
-    return backbone.model_copy(update={"weights": "none", "sha256": None})
-
-
-def blank_localizer(settings: Localize) -> Localize:
-    """Those of a localiser whose weights are about to be read."""
-    return settings.model_copy(update={"backbone": blank(settings.backbone)})
 
 
 def segmenter(settings: Segment, backbone: BackboneSettings, num_classes: int) -> Segmenter:

@@ -42,11 +42,17 @@ def audit_folder(
 
 
 def audit_all(
-    datasets: Sequence[Dataset], needs: frozenset[WeakLabel], reporter: Reporter, *, allow_untagged: bool = False
+    datasets: Sequence[Dataset],
+    needs: frozenset[WeakLabel],
+    reporter: Reporter,
+    *,
+    allow_untagged: bool = False,
+    learns: bool = True,
 ) -> AuditReport:
     """``audit`` with a progress bar."""
     with reporter.track("audit", sum(map(len, datasets))) as bar:
-        return audit(datasets, needs, lambda _done, _total: bar.advance(), allow_untagged=allow_untagged)
+        advance = lambda _done, _total: bar.advance()  # noqa: E731
+        return audit(datasets, needs, advance, allow_untagged=allow_untagged, learns=learns)
 
 
 def _label(name: str) -> WeakLabel:

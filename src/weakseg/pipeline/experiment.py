@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from weakseg.data.dataset import FILE_OF, Dataset
-from weakseg.data.images import image_size
+from weakseg.data.dataset import Dataset
 from weakseg.data.pseudo import WithSaliency
 from weakseg.data.sample import WeakLabel
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
-from weakseg.ops.box_masks import inside_boxes
+from weakseg.methods.registry import method_class
 from weakseg.pipeline import build
 from weakseg.pipeline.box_accuracy import check_box_accuracy
+from weakseg.pipeline.boxed import boxed_ids, is_covered
 from weakseg.pipeline.checks import audit_all
 from weakseg.pipeline.device import choose_device
 from weakseg.pipeline.evaluation import AP, FILLING, confusion_pairs, ids_with_objects
@@ -25,7 +25,7 @@ from weakseg.pipeline.progress import Reporter
 from weakseg.pipeline.recipe import BackboneSettings, Detect, Localize, Masks, Named, Predict, Recipe, Segment, Training
 from weakseg.pipeline.saliency import SaliencyMaps, maps_folder, saliency_source, with_given_saliency
 from weakseg.pipeline.steps import Step, refiner_steps
-from weakseg.pipeline.trained import SEEN, TrainedLocalizer, trained_localizer
+from weakseg.pipeline.trained import SEEN, trained_localizer
 from weakseg.refine.refiner import TrainedRefiner
 from weakseg.segment.instances import InstanceSegmenter
 from weakseg.segment.segmenter import Segmenter
@@ -70,7 +70,7 @@ class Experiment:
         self.manifest = Manifest(self.folder)
         self.train_set = self._open(recipe.data.train)
         self.val_set = None if recipe.data.val is None else self._open(recipe.data.val)
-        self.trained = self._trained_localizer()
+        self.trained = trained_localizer(recipe, self.train_set.classes.names)
         self.truly_labelled = self._truly_labelled()
         for dataset in self.datasets:
             if self._measured(dataset):
@@ -115,7 +115,7 @@ class Experiment:
 
     def seed_ids(self, dataset: Dataset) -> tuple[str, ...]:
         """The images of a set whose maps say something: all, or those with boxes where the method needs them."""
-        return _boxed(dataset) if WeakLabel.BOXES in self.needs else dataset.ids
+        return boxed_ids(dataset) if WeakLabel.BOXES in self.needs else dataset.ids
 
     @property
     def seed_sets(self) -> list[Dataset]:
@@ -138,24 +138,35 @@ class Experiment:
     @property
     def supervision(self) -> frozenset[WeakLabel]:
         """The weak labels that the pseudo-masks are made from: the method's, and what refiners need beside them."""
-        salient = any(step.kind.needs_saliency for step in self.steps)
-        boxed = any(step.kind.needs_boxes for step in self.steps)
-        return self.needs | ({WeakLabel.SALIENCY} if salient else set()) | ({WeakLabel.BOXES} if boxed else set())
+        return self.needs | self._refined_with
 
     @property
     def object_supervision(self) -> frozenset[WeakLabel]:
         """The weak labels that pseudo objects are made from, where there are any."""
         return self.supervision | ({WeakLabel.BOXES} if self.boxes_tell_objects else set())
 
+    @property
+    def _refined_with(self) -> frozenset[WeakLabel]:
+        """The weak labels that refiners need."""
+        salient = any(step.kind.needs_saliency for step in self.steps)
+        boxed = any(step.kind.needs_boxes for step in self.steps)
+        return frozenset(({WeakLabel.SALIENCY} if salient else set()) | ({WeakLabel.BOXES} if boxed else set()))
+
+    @property
+    def _indispensable(self) -> frozenset[WeakLabel]:
+        """The weak labels that the images must have: a localiser that is trained already may need fewer."""
+        trained = self.recipe.localize is not None and self.recipe.localize.trained is not None
+        own = method_class(self.localize.method.name).map_needs if trained else self.needs
+        return own | self._refined_with | ({WeakLabel.BOXES} if self.boxes_tell_objects else set())
+
     @cached_property
     def method(self) -> Method:
         """The localiser, with its initial weights or those that another run has trained."""
         torch.manual_seed(self.recipe.seed)
-        settings = self.localize if self.trained is None else build.blank_localizer(self.localize)
-        method = build.method(settings, self.method_options, len(self.train_set.classes))
-        if self.trained is not None:
-            self.trained.give(method)
-        return method
+        count = len(self.train_set.classes)
+        if self.trained is None:
+            return build.method(self.localize, self.method_options, count)
+        return self.trained.method(self.localize, self.method_options, count)
 
     @cached_property
     def segmenter(self) -> Segmenter:
@@ -213,19 +224,12 @@ class Experiment:
     @cached_property
     def _boxed_ids(self) -> tuple[str, ...]:
         """The training images whose boxes are known, be it that there are none."""
-        return _boxed(self.train_set)
+        return boxed_ids(self.train_set)
 
     @property
     def covered_ids(self) -> list[str]:
         """The training images that boxes cover entirely, so that there is no certain background."""
-        return [image_id for image_id in self._boxed_ids if self._is_covered(image_id)]
-
-    def _is_covered(self, image_id: str) -> bool:
-        known, train_set = self.train_set.box_tensors(image_id), self.train_set
-        assert known is not None
-        unsure = train_set.unsure_boxes(image_id)
-        boxes = known[0] if unsure is None else torch.cat([known[0], unsure])
-        return bool(inside_boxes(boxes, image_size(train_set.paths(image_id)["image"])).all())
+        return [image_id for image_id in self._boxed_ids if is_covered(self.train_set, image_id)]
 
     @property
     def detected_sets(self) -> list[Dataset]:
@@ -251,8 +255,14 @@ class Experiment:
 
     @property
     def learnt(self) -> tuple[int, ...] | None:
-        """The classes that the method learns, if it leaves out some."""
-        return self.method_options.get(SEEN)
+        """The classes that the method has learnt, if it leaves out some."""
+        return self.method_options.get(SEEN) if self.trained is None else self.trained.learnt
+
+    @property
+    def localizer_backbone(self) -> BackboneSettings:
+        """The localiser's, with what its weights come from."""
+        own = self.recipe.backbone
+        return own if self.trained is None else own.model_copy(update={"weights": self.trained.origin})
 
     @property
     def localize(self) -> Localize:
@@ -326,16 +336,6 @@ class Experiment:
             found["segment.train"] = self.recipe.segment.train
         return found
 
-    def _trained_localizer(self) -> TrainedLocalizer | None:
-        """That of another run, and what its method is told of the classes that it has not learnt."""
-        if self.recipe.localize is None:
-            return None
-        names = self.train_set.classes.names
-        found = trained_localizer(self.localize, self.method_options, names, self.folder)
-        if found is not None and SEEN in self.method_options:
-            self.method_options[SEEN] = found.learnt
-        return found
-
     def _truly_labelled(self) -> frozenset[str]:
         """The training images in the recipe's split of true masks."""
         split = None if self.recipe.segment is None else self.recipe.segment.true_masks
@@ -354,7 +354,7 @@ class Experiment:
 
     @property
     def _makes_saliency(self) -> bool:
-        return self.source.computes and WeakLabel.SALIENCY in self.supervision
+        return self.source.computes and WeakLabel.SALIENCY in self._indispensable
 
     def _computed_saliency(self) -> SaliencyMaps:
         """Maps that a provider makes of the training images, which the training set has from now on."""
@@ -368,16 +368,18 @@ class Experiment:
     def _audited(self) -> dict[str, str]:
         """Hashes of the data; the audit is repeated only when a file has changed."""
         allow_untagged = self.recipe.data.allow_untagged
-        needs = self.object_supervision - ({WeakLabel.SALIENCY} if self._makes_saliency else set())
+        needs, learns = self._indispensable, self.trained is None
+        needs -= {WeakLabel.SALIENCY} if self._makes_saliency else set()
         state = fingerprint(
             files=[dataset.stat_fingerprint() for dataset in self.datasets],
             needs=sorted(needs),
             untagged=allow_untagged,
+            learns=learns,
         )
         known = self.manifest.stages.get("audit", {})
         if known.get("inputs") == state and "data" in known:
             return dict(known["data"])
-        report = audit_all(self.datasets, needs, self.reporter, allow_untagged=allow_untagged)
+        report = audit_all(self.datasets, needs, self.reporter, allow_untagged=allow_untagged, learns=learns)
         report.raise_for_errors()
         for row in report.rows():
             more = f" (and {row.count - 1} more)" if row.count > 1 else ""
@@ -391,9 +393,3 @@ class Experiment:
     def tiny_boxes(self) -> int:
         """How many boxes of the training images cover no pixel, so that they are left out."""
         return int(self.manifest.stages["audit"].get("tiny_boxes", 0))
-
-
-def _boxed(dataset: Dataset) -> tuple[str, ...]:
-    """The images whose boxes are known, be it that there are none."""
-    kind = FILE_OF[WeakLabel.BOXES]
-    return tuple(image_id for image_id in dataset.ids if kind in dataset.paths(image_id))

@@ -57,7 +57,7 @@ class _Measuring:
         """Boxes of validation images, classified by the localiser."""
         experiment, val_set = self.experiment, self.experiment.val_set
         assert val_set is not None
-        self._about(self.recipe.backbone, experiment.needs)
+        self._about(experiment.localizer_backbone, experiment.needs)
         load_weights(experiment.method, self.folder / "localizer.safetensors")
         found = boxes_right(experiment.method, val_set, experiment.localize, experiment.device, experiment.reporter)
         self.evaluator.boxes(val_set.split, found, Flags())
@@ -87,7 +87,7 @@ class _Measuring:
     def _seeds(self) -> None:
         """The threshold is swept on the training images alone."""
         maps = partial(maps_path, self.folder)
-        self._about(self.recipe.backbone, self.experiment.needs)
+        self._about(self.experiment.localizer_backbone, self.experiment.needs)
         self.evaluator.sweep(self.train_set, maps, frozenset(self.experiment.seed_ids(self.train_set)))
         for dataset in self.experiment.seed_sets:
             wanted = dataset is not self.train_set or "train" in self.recipe.evaluate.seeds
@@ -112,8 +112,10 @@ class _Measuring:
         if predict is None:
             return
         true = {WeakLabel.MASKS} if self.experiment.truly_labelled else set()
-        learnt = self.experiment.needs if self.recipe.segment is None else self.experiment.supervision | true
-        self._about(self.experiment.segmenter_backbone, learnt)
+        if self.recipe.segment is None:
+            self._about(self.experiment.localizer_backbone, self.experiment.needs)
+        else:
+            self._about(self.experiment.segmenter_backbone, self.experiment.supervision | true)
         for dataset in self.experiment.segmented_sets:
             helped = dataset.split in self.experiment.tagged_splits
             flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
@@ -142,7 +144,7 @@ class _Measuring:
     def _refined_by(self, steps: Sequence[Step], labels: frozenset[WeakLabel] | None = None) -> Flags:
         """Note which network had a part in what some refiners made, if any, and tell the help that it had."""
         trained = (step.learning.backbone for step in steps if step.learning is not None)
-        backbone = next(trained, None) if self.recipe.localize is None else self.recipe.backbone
+        backbone = next(trained, None) if self.recipe.localize is None else self.experiment.localizer_backbone
         self._about(backbone, self.experiment.supervision if labels is None else labels)
         return self._flags(None, crf=any("crf" in step.name for step in steps))
 

@@ -157,7 +157,8 @@ def _localizer(experiment: Experiment, work: Work, inference_options: frozenset[
         backbone = settings.backbone.model_dump(exclude={"weights", "sha256"})
         about = {"backbone": backbone, "method": method, "trained": experiment.trained.inputs()}
         inputs = fingerprint(**_common(experiment), **about)
-        return Stage("localizer", inputs, _trained("localizer")[:1], work.take_localizer)
+        weights, *others = _trained("localizer")
+        return Stage("localizer", inputs, (weights,), work.take_localizer, beside=(PICTURES, *others))
     inputs = _training(
         experiment,
         settings.backbone,

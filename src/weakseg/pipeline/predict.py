@@ -141,7 +141,7 @@ def load_detector(run_folder: Path) -> tuple[DetectPredict, InstanceSegmenter, l
         raise UserError("was run without a detector", where=run_folder, remedy="Set 'detect' in its recipe")
     weights = run_folder / "detector.safetensors"
     classes = trained_classes(weights, "detector")
-    detector = build.detector(recipe.detect, build.blank(recipe.detect.backbone or recipe.backbone), len(classes))
+    detector = build.detector(recipe.detect, (recipe.detect.backbone or recipe.backbone).blank(), len(classes))
     load_weights(detector, weights)
     return recipe.detect.predict, detector, classes
 
@@ -149,10 +149,10 @@ def load_detector(run_folder: Path) -> tuple[DetectPredict, InstanceSegmenter, l
 def _untrained(recipe: Recipe, num_classes: int) -> Predictor:
     """The network whose weights are about to be read."""
     if recipe.segment is not None:
-        return build.segmenter(recipe.segment, build.blank(recipe.segment.backbone or recipe.backbone), num_classes)
+        return build.segmenter(recipe.segment, (recipe.segment.backbone or recipe.backbone).blank(), num_classes)
     assert recipe.localize is not None
     options = build.method_options(recipe.localize.method)
-    return build.method(build.blank_localizer(recipe.localize), options, num_classes)
+    return build.method(recipe.localize, options, num_classes, blank=True)
 
 
 def _matching(images: Sequence[str]) -> dict[str, Path]:

@@ -86,6 +86,10 @@ class BackboneSettings(Section):
     std: tuple[float, float, float] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
+    def blank(self) -> "BackboneSettings":
+        """That of a network whose weights are about to be read, so that none are looked for elsewhere."""
+        return self.model_copy(update={"weights": "none", "sha256": None})
+
 
 class Augment(Section):
     """How training images are varied.
@@ -156,11 +160,11 @@ class Trained(Section):
     """A localiser that another run has trained.
 
     ``run`` is the folder of that run; ``names`` says what classes there that have another name are called here, such
-    as ``{aeroplane: airplane}``.
+    as ``{aeroplane: airplane}``, or by ``null`` that a class of the same name is another thing here.
     """
 
     run: str
-    names: dict[str, str] = Field(default_factory=dict)
+    names: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Localize(Choosing):

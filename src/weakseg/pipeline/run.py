@@ -118,6 +118,8 @@ def _build_networks(experiment: Experiment, due: Sequence[Stage]) -> None:
 
 def _write_recipe(experiment: Experiment) -> None:
     environment = {**build.versions(), "device": experiment.device.kind}
+    if experiment.trained is not None:
+        environment["localizer"] = experiment.trained.checksum
     environment |= {f"data {split}": content for split, content in experiment.data.items()}
     resolved = experiment.resolved().model_copy(update={"environment": environment})
     write_text(experiment.folder / "recipe.yaml", resolved.to_yaml())

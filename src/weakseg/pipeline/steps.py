@@ -78,7 +78,7 @@ class Step:
         """The refiner, ready to refine; ``weights`` are those of its trained network."""
         if self.learning is None:
             return self.kind(**self.options)
-        refiner = self._with_backbone(self.learning.backbone.model_copy(update={"weights": "none", "sha256": None}))
+        refiner = self._with_backbone(self.learning.backbone.blank())
         if weights is not None:
             load_weights(refiner, weights)
         return refiner

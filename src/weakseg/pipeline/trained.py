@@ -1,18 +1,22 @@
 """What other runs have trained, and a localiser that is taken from one of them instead of being trained here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weakseg.errors import UserError
 from weakseg.methods.method import Method
-from weakseg.networks.weights import checksum, read_about, read_weights
+from weakseg.methods.registry import method_class
+from weakseg.networks.weights import checksum, load_state, read_about, read_weights
+from weakseg.pipeline import build
 from weakseg.pipeline.recipe import Localize, Recipe, Trained, load_recipe
 from weakseg.registry import near_matches
 
 SEEN = "seen"
-"""Option of methods that need not have learnt all classes."""
+"""Option of methods that can map classes which they have not learnt."""
+TRAINING_ONLY = {"weights", "sha256", "freeze", "batchnorm"}
+"""What a backbone's settings say of its training alone."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,14 @@ class TrainedLocalizer:
 
     Attributes:
         weights: Its file.
+        checksum: SHA-256 of that.
+        origin: Which run it is from, for people.
         places: For each class here its number there, ``None`` for those that it has not learnt.
     """
 
     weights: Path
+    checksum: str
+    origin: str
     places: tuple[int | None, ...]
 
     @property
@@ -35,96 +43,116 @@ class TrainedLocalizer:
 
     def inputs(self) -> dict[str, object]:
         """What its maps depend on."""
-        return {"weights": checksum(self.weights), "places": self.places}
+        return {"weights": self.checksum, "places": self.places}
 
-    def give(self, method: Method) -> None:
-        """Its weights to a method that has the classes here.
+    def method(self, settings: Localize, options: dict[str, Any], num_classes: int) -> Method:
+        """The method with these weights.
+
+        Args:
+            settings: The recipe's section.
+            options: Of the method, defaults filled in.
+            num_classes: C, here.
 
         Raises:
-            UserError: If they belong to another network.
+            UserError: If the weights belong to another network.
         """
-        weights = method.for_classes(read_weights(self.weights), self.places)
-        try:
-            method.load_state_dict(weights)
-        except RuntimeError as error:
-            remedy = f"Write localize.method and localize.backbone as in {self.weights.parent / 'recipe.yaml'}"
-            raise UserError("belongs to another network", where=self.weights, remedy=remedy) from error
+        told = {**options, SEEN: self.learnt} if SEEN in options else options
+        method = build.method(settings, told, num_classes, blank=True)
+        remedy = f"Write localize.method and localize.backbone as in {self.weights.parent / 'recipe.yaml'}"
+        load_state(method, method.for_classes(read_weights(self.weights), self.places), self.weights, remedy)
+        return method
 
 
-def trained_localizer(
-    localize: Localize, options: Mapping[str, Any], here: Sequence[str], run_folder: Path
-) -> TrainedLocalizer | None:
-    """The localiser that a recipe takes from another run, ``None`` if it trains its own.
+def trained_localizer(recipe: Recipe, here: Sequence[str]) -> TrainedLocalizer | None:
+    """The localiser that a recipe takes from another run, ``None`` if it trains its own or has none.
 
     Args:
-        localize: The recipe's section.
-        options: Of the method, defaults filled in.
-        here: Names of the classes whose maps it is to make.
-        run_folder: Of the run that takes it.
+        recipe: Checked.
+        here: Names of the classes whose maps are to be made.
+
+    Returns:
+        What it is, and which of its classes are which.
 
     Raises:
-        UserError: If there is none in that run, it is of another method, or its classes do not go with those here.
+        UserError: If there is none in that run, it has other settings, or its classes do not go with those here.
     """
-    settings = localize.trained
-    if settings is None:
+    if recipe.localize is None or recipe.localize.trained is None:
         return None
+    localize, settings = recipe.localize, recipe.localize.trained
     folder = Path(settings.run)
-    if folder.resolve() == run_folder.resolve():
+    if folder.resolve() == Path(recipe.run.folder).resolve():
         raise UserError("is this run itself", where="localize.trained.run", remedy="Choose another run.folder")
-    weights = folder / "localizer.safetensors"
-    source, there = run_recipe(folder, "localizer"), trained_classes(weights, "localizer")
-    assert source.localize is not None
-    if source.localize.method.name != localize.method.name:
-        raise UserError(
-            f"was trained by method '{source.localize.method.name}', not '{localize.method.name}'",
-            where=weights,
-            remedy="Write the same localize.method",
-        )
-    numbers = _numbers(settings, there, here, source.localize.method.options.get(SEEN))
-    found = TrainedLocalizer(weights, tuple(numbers.get(name) for name in here))
-    _check_classes(found, localize.method.name, options, len(there), here)
-    return found
+    weights, source = folder / "localizer.safetensors", run_recipe(folder, "localizer")
+    there = trained_classes(weights, "localizer")
+    if source.localize is None:
+        raise _nothing_trained(folder, "localizer")
+    _check_settings(localize, source.localize, folder / "recipe.yaml")
+    learnt = read_about(weights).get("learnt")
+    numbers = _numbers(settings, there, here, there if learnt is None else learnt.split("\n"))
+    places = tuple(numbers.get(name) for name in here)
+    _check_classes(places, localize, weights, there, here)
+    return TrainedLocalizer(weights, checksum(weights), f"localizer of {source.name}", places)
 
 
-def _numbers(
-    settings: Trained, there: Sequence[str], here: Sequence[str], learnt: Sequence[int] | None
-) -> dict[str, int]:
+def _check_settings(ours: Localize, theirs: Localize, where: Path) -> None:
+    """What a network looks like and how images are normalised for it is no matter of choice once it is trained."""
+    known, given = _fixed(theirs), _fixed(ours)
+    for key in sorted(known | given):
+        if known.get(key) != given.get(key):
+            what = f"'{key}' is {known.get(key)} there and {given.get(key)} here"
+            raise UserError(what, where=where, remedy=f"Write '{key}' as it is there")
+
+
+def _fixed(localize: Localize) -> dict[str, object]:
+    """Settings by their place in a recipe, but for those that training or inference alone depends on."""
+    kind = method_class(localize.method.name)
+    changing = kind.inference_options | ({SEEN} if kind.knows_some else set())
+    options = {name: value for name, value in build.method_options(localize.method).items() if name not in changing}
+    backbone = localize.backbone.model_dump(mode="json", exclude=TRAINING_ONLY)
+    return {
+        "localize.method.name": localize.method.name,
+        **{f"localize.method.{name}": value for name, value in options.items()},
+        **{f"localize.backbone.{name}": value for name, value in backbone.items()},
+    }
+
+
+def _numbers(settings: Trained, there: Sequence[str], here: Sequence[str], learnt: Sequence[str]) -> dict[str, int]:
     """Name here of every class that was learnt there -> its number there."""
     for kind, given, known in (("there", settings.names, there), ("here", settings.names.values(), here)):
-        for name in given:
-            if name not in known:
-                what = f"there is no class '{name}' {kind}"
-                raise UserError(what, where="localize.trained.names", remedy=near_matches(name, known))
-    named: dict[str, int] = {}
-    for number in range(len(there)) if learnt is None else learnt:
-        name = settings.names.get(there[number], there[number])
-        if name in named:
-            raise UserError(
-                f"'{there[named[name]]}' and '{there[number]}' would both be '{name}'",
-                where="localize.trained.names",
-                remedy="Name each class once",
-            )
-        named[name] = number
-    return named
+        strange = next((name for name in given if name is not None and name not in known), None)
+        if strange is not None:
+            what = f"there is no class '{strange}' {kind}"
+            raise UserError(what, where="localize.trained.names", remedy=near_matches(strange, known))
+    numbers: dict[str, int] = {}
+    for old in learnt:
+        name = settings.names.get(old, old)
+        if name in numbers:
+            what = f"'{there[numbers[name]]}' and '{old}' would both be '{name}'"
+            raise UserError(what, where="localize.trained.names", remedy="Name each class once")
+        if name is not None:
+            numbers[name] = there.index(old)
+    return numbers
 
 
 def _check_classes(
-    found: TrainedLocalizer, method: str, options: Mapping[str, Any], count: int, here: Sequence[str]
+    places: Sequence[int | None], localize: Localize, weights: Path, there: Sequence[str], here: Sequence[str]
 ) -> None:
     """Methods map what they have learnt, unless they have a way with other classes."""
-    same = found.places == tuple(range(count))
-    if not same and SEEN not in options:
-        strange = next((name for name, place in zip(here, found.places, strict=True) if place is None), None)
-        what = "has its classes in another order" if strange is None else f"has not learnt '{strange}'"
+    method = localize.method.name
+    if method_class(method).knows_some:
+        if all(place is None for place in places):
+            remedy = "Say which is which in localize.trained.names"
+            raise UserError("has learnt none of the classes here", where=weights, remedy=remedy)
+        if localize.method.options.get(SEEN) is not None:
+            what = "what a trained localiser has learnt, it knows itself"
+            raise UserError(what, where=f"localize.method.{SEEN}", remedy="Leave it out, or write null")
+    elif tuple(places) != tuple(range(len(there))):
+        new = next(
+            (f"has not learnt '{name}'" for name, place in zip(here, places, strict=True) if place is None), None
+        )
+        left = next((f"has learnt '{there[i]}', too" for i in range(len(there)) if i not in places), None)
         remedy = f"Method '{method}' needs the same classes; see localize.trained.names and data.classes"
-        raise UserError(what, where=found.weights, remedy=remedy)
-    if found.learnt == ():
-        remedy = "Say which is which in localize.trained.names"
-        raise UserError("has learnt none of the classes here", where=found.weights, remedy=remedy)
-    given = options.get(SEEN)
-    if given is not None and tuple(sorted(given)) != found.learnt:
-        what = "names other classes than the trained localiser knows"
-        raise UserError(what, where=f"localize.method.{SEEN}", remedy="Leave it out")
+        raise UserError(new or left or "has its classes in another order", where=weights, remedy=remedy)
 
 
 def run_recipe(run_folder: Path, kind: str) -> Recipe:
@@ -134,13 +162,20 @@ def run_recipe(run_folder: Path, kind: str) -> Recipe:
         run_folder: Of the run.
         kind: What is looked for, for the message.
 
+    Returns:
+        As it was written there, with all options.
+
     Raises:
-        UserError: If the folder is no run.
+        UserError: If the folder is no run, or its recipe is not to be read.
     """
     recipe_file = run_folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise _nothing_trained(run_folder, kind)
-    return load_recipe(recipe_file)
+    try:
+        return load_recipe(recipe_file)
+    except UserError as error:
+        what = error.problem if error.where in (None, "recipe", recipe_file) else f"{error.where}: {error.problem}"
+        raise UserError(what, where=recipe_file, remedy=error.remedy) from error
 
 
 def trained_classes(weights: Path, kind: str) -> list[str]:
@@ -149,6 +184,9 @@ def trained_classes(weights: Path, kind: str) -> list[str]:
     Args:
         weights: Its file in a run folder.
         kind: What it is, for the message.
+
+    Returns:
+        In their order.
 
     Raises:
         UserError: If there is no such file, or it does not say.

@@ -29,6 +29,7 @@ from weakseg.pipeline.inference import (
     mask_path,
     predict_datasets,
 )
+from weakseg.pipeline.manifest import read_json
 from weakseg.pipeline.measuring import measure
 from weakseg.pipeline.pictures import pictures
 from weakseg.pipeline.recipe import Masks, Training
@@ -64,8 +65,7 @@ class Work:
     def train_localizer(self) -> int:
         """Tags, or what else the method needs, to ``localizer.safetensors``."""
         method, settings = self.experiment.method, self.experiment.localize.train
-        if WeakLabel.BOXES in self.experiment.needs:
-            self._tell_of_tiny_boxes()
+        self._tell_of_tiny_boxes(self.experiment.needs)
         for sentence in method.advice(settings.epochs):
             self.reporter.warn(sentence)
         weak = WeaklyLabelled(self.experiment.train_set, self.experiment.needs)
@@ -76,8 +76,7 @@ class Work:
 
     def take_localizer(self) -> int:
         """A localiser that another run has trained to ``localizer.safetensors``."""
-        if WeakLabel.BOXES in self.experiment.needs:
-            self._tell_of_tiny_boxes()
+        self._tell_of_tiny_boxes(self.experiment.needs)
         self._save(self.experiment.method, "localizer", self.experiment.train_set)
         return 0
 
@@ -124,8 +123,7 @@ class Work:
 
     def refine(self) -> int:
         """Maps of the training images to ``masks/``, and to the folder of second masks."""
-        if WeakLabel.BOXES in self.experiment.supervision - self.experiment.needs:
-            self._tell_of_tiny_boxes()
+        self._tell_of_tiny_boxes(self.experiment.supervision - self.experiment.needs)
         made = self._refine(self._refining("masks"), partial(mask_path, self.folder), "refine")
         self._mask_warnings()
         return made
@@ -135,18 +133,14 @@ class Work:
         experiment, dataset = self.experiment, self.experiment.train_set
         masks, ids = self._pseudo_masks(experiment.object_masks), experiment.object_ids
         undone = [image_id for image_id in ids if not instances_path(self.folder, image_id).exists()]
-        known = lost = 0
         with self.reporter.track("instances", len(ids), len(ids) - len(undone)) as bar:
             for image_id in undone:
                 mask, boxes = masks.sample(image_id).mask, dataset.box_tensors(image_id)
                 assert mask is not None
                 assert boxes is not None
-                found = Instances.in_boxes(mask, *boxes)
-                found.save(instances_path(self.folder, image_id), dataset.classes.names)
-                known, lost = known + len(boxes[0]), lost + len(boxes[0]) - len(found.classes)
+                Instances.in_boxes(mask, *boxes).save(instances_path(self.folder, image_id), dataset.classes.names)
                 bar.advance()
-        if lost:
-            self.reporter.say(f"instances: {lost} of {known} boxes have no pixel of their class and make no object")
+        self._tell_of_lost_boxes()
         return len(undone)
 
     def train_segmenter(self) -> int:
@@ -232,12 +226,21 @@ class Work:
         write_report(self.folder / "report", data)
         return 0
 
-    def _tell_of_tiny_boxes(self) -> None:
-        """Where boxes are used first."""
+    def _tell_of_tiny_boxes(self, used: frozenset[WeakLabel]) -> None:
+        """Where boxes are among the labels that are used first here."""
         count = self.experiment.tiny_boxes
-        if count:
+        if count and WeakLabel.BOXES in used:
             what = f"boxes of {self.experiment.train_set.split} that cover no pixel are left out: {count}"
             self.reporter.warn(f"{what}. 'weakseg audit {self.recipe.data.root}' names them.")
+
+    def _tell_of_lost_boxes(self) -> None:
+        """Of which the pseudo-masks have left nothing."""
+        ids, dataset = self.experiment.object_ids, self.experiment.train_set
+        boxes = sum(len(tensors[0]) for tensors in map(dataset.box_tensors, ids) if tensors is not None)
+        objects = sum(len(read_json(instances_path(self.folder, image_id))) for image_id in ids)
+        if objects < boxes:
+            what = f"{boxes - objects} of {boxes} boxes have no pixel of their class"
+            self.reporter.say(f"instances: {what} and make no object")
 
     def _tell_of_covered_images(self) -> None:
         """Where background cannot be told from objects."""
@@ -348,7 +351,10 @@ class Work:
         return seen
 
     def _save(self, model: Module, name: str, dataset: Dataset) -> None:
-        about = {"recipe": self.recipe.name, "classes": "\n".join(dataset.classes.names)}
+        names, learnt = dataset.classes.names, self.experiment.learnt
+        about = {"recipe": self.recipe.name, "classes": "\n".join(names)}
+        if name == "localizer" and learnt is not None:
+            about["learnt"] = "\n".join(names[index] for index in learnt)
         save_weights(model, self.folder / f"{name}.safetensors", about)
 
 
