@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ from weakseg.methods.bana import (
     foreground_unary,
 )
 from weakseg.methods.method import Views
-from weakseg.ops.box_masks import fill_regions
+from weakseg.ops.box_masks import fill_regions, region_area
 from weakseg.ops.cells import grid_padding
 from weakseg.ops.maps import resize, unflip
 from weakseg.ops.rois import box_rois, pool_rois, whole_rois
@@ -517,6 +518,24 @@ def test_boxes_without_a_map_hold_what_is_not_background():
     filled = fill_regions(scores, 1 - torch.tensor([[0.2, 1.0, 0.4]]), boxes)
     torch.testing.assert_close(filled, torch.tensor([[[0.5, 0.5, 0.6]], [[0.8, 0.0, 0.5]]]))
     assert fill_regions(scores, scores[0], []).eq(scores).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_overlapping_boxes_without_a_map_the_smallest_counts(seed):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 6, (5, 2, 2), generator=generator).sort(1).values.tolist()
+    boxes = [((slice(y1, y2 + 1), slice(x1, x2 + 1)), i % 3) for i, ((y1, x1), (y2, x2)) in enumerate(corners)]
+    maps, values = torch.rand(4, 6, 6, generator=generator), torch.rand(6, 6, generator=generator)
+    expected = maps.clone()
+    for row, column in product(range(6), range(6)):
+        here = [(region_area(r), -i, n) for i, (r, n) in enumerate(boxes) if inside(r, row, column)]
+        for _, _, number in here:
+            expected[number, row, column] = values[row, column] if number == min(here)[2] else 0
+    assert torch.equal(fill_regions(maps, values, boxes), expected)
+
+
+def inside(region, row, column):
+    return all(part.start <= place < part.stop for part, place in zip(region, (row, column), strict=True))
 
 
 @pytest.mark.usefixtures("double")

@@ -188,7 +188,8 @@ class BANA(Method):
         relative_threshold: As a share of its maximum in the image (code) instead of 1 (paper).
         keep_features: Keep the features with the maps, for refiners that compare pixels.
         seen: Indices from 0 of the classes that are learnt, ``None`` for all. Boxes of the others are known not to be
-            certain background, but not classified; as maps they get 1 - u_0 in their boxes (VOC-to-COCO).
+            certain background, but not classified; as maps they get 1 - u_0 in their boxes (VOC-to-COCO), where such
+            boxes overlap, in the smallest (our choice, the paper does not say).
         fill_mute: Give 1 - u_0 also to a box in which the map of its class is 0 everywhere, as it happens with classes
             of a few images; otherwise such a box stays empty, as in the code.
 

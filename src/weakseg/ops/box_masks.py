@@ -42,10 +42,25 @@ def region_maximum(values: Tensor, region: Region) -> Tensor:
 
 
 def fill_regions(maps: Tensor, values: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """Maps (P, H, W) that have other values, (H, W), in the boxes that are about them."""
-    filled = maps.clone()
+    """Maps (P, H, W) that have other values, (H, W), in the boxes that are about them.
+
+    Where these boxes overlap, the map of the smallest alone is filled, and that of the others is 0: what is in front
+    hides what is behind, and its box lies within that of the other more often than the other way round.
+
+    Args:
+        maps: (P, H, W).
+        values: (H, W).
+        boxes: Regions, and in [0, P) the map that each is about.
+
+    Returns:
+        (P, H, W).
+    """
+    filled, owners = maps.clone(), torch.full_like(values, -1, dtype=torch.int64)
+    for index in painting_order([region for region, _ in boxes]):
+        region, number = boxes[index]
+        owners[region] = number
     for region, number in boxes:
-        filled[number][region] = values[region]
+        filled[number][region] = values[region] * (owners[region] == number)
     return filled
 
 
