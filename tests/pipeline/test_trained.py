@@ -196,13 +196,18 @@ def test_data_that_a_classifier_could_not_learn_from_can_be_mapped(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def changed(chosen, how):
+    """Options of a method, or another method alone."""
+    return {"name": how["name"]} if "name" in how else {**chosen, **how}
+
+
 def refused(learnt, *wanted, names=None, here=OTHER, run_folder="elsewhere", method=None, backbone=None):
     """What ``trained_localizer`` says of the localiser of a run."""
     given = yaml.safe_load((learnt / "recipe.yaml").read_text()) if (learnt / "recipe.yaml").exists() else {}
     localize = given.get("localize") or {}
     localize = {
         **localize,
-        "method": {**localize.get("method", {"name": "bana"}), **(method or {})},
+        "method": changed(localize.get("method", {"name": "bana"}), method or {}),
         "backbone": {**localize.get("backbone", {}), **(backbone or {})},
         "trained": {"run": str(learnt), "names": names or {}},
     }
@@ -221,6 +226,7 @@ def refused(learnt, *wanted, names=None, here=OTHER, run_folder="elsewhere", met
         ({"here": ("cat",)}, ("localizer.safetensors", "none of the classes", "localize.trained.names")),
         ({"names": {"square": None}}, ("localizer.safetensors", "none of the classes")),
         ({"method": {"seen": [1]}}, ("localize.method.seen", "Leave it out")),
+        ({"method": {"name": "cam"}}, ("recipe.yaml", "'localize.method.name' is bana there and cam here")),
         ({"method": {"grid": 3}}, ("recipe.yaml", "'localize.method.grid' is 2 there and 3 here")),
         (
             {"backbone": {"output_stride": 16}},

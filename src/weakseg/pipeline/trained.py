@@ -56,7 +56,7 @@ class TrainedLocalizer:
         Raises:
             UserError: If the weights belong to another network.
         """
-        told = {**options, SEEN: self.learnt} if SEEN in options else options
+        told = {**options, SEEN: self.learnt} if method_class(settings.method.name).knows_some else options
         method = build.method(settings, told, num_classes, blank=True)
         remedy = f"Write localize.method and localize.backbone as in {self.weights.parent / 'recipe.yaml'}"
         load_state(method, method.for_classes(read_weights(self.weights), self.places), self.weights, remedy)
@@ -97,7 +97,7 @@ def trained_localizer(recipe: Recipe, here: Sequence[str]) -> TrainedLocalizer |
 def _check_settings(ours: Localize, theirs: Localize, where: Path) -> None:
     """What a network looks like and how images are normalised for it is no matter of choice once it is trained."""
     known, given = _fixed(theirs), _fixed(ours)
-    for key in sorted(known | given):
+    for key in known | given:  # the method's name first
         if known.get(key) != given.get(key):
             what = f"'{key}' is {known.get(key)} there and {given.get(key)} here"
             raise UserError(what, where=where, remedy=f"Write '{key}' as it is there")
