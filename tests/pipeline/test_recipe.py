@@ -30,6 +30,23 @@ def look(recipe, key):
     return recipe
 
 
+@pytest.mark.parametrize(
+    ("given", "settings", "expected"),
+    [
+        ("runs/a", [], ("runs/a", {})),
+        ({"run": "runs/a", "names": {"x": "y"}}, ["localize.trained.run=runs/b"], ("runs/b", {"x": "y"})),
+        ("runs/a", ["localize.trained.names.x=y"], ("runs/a", {"x": "y"})),
+        (None, ["localize.trained=runs/a b"], ("runs/a b", {})),
+        (None, ["localize.trained.run=runs/a", "localize.trained.names={x: null}"], ("runs/a", {"x": None})),
+        ("runs/a", ["localize.trained=none"], None),
+        ("runs/a", ["localize.trained=null"], None),
+    ],
+)
+def test_a_taken_localiser_in_its_short_and_long_forms(given, settings, expected):
+    found = load_recipe(tree(localize={"trained": given}), settings).localize.trained
+    assert (found and (found.run, found.names)) == expected
+
+
 def test_a_minimal_recipe_takes_the_defaults_of_its_parts():
     recipe = load_recipe(tree())
     assert recipe.localize.method.name == "cam"

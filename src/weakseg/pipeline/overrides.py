@@ -9,6 +9,8 @@ from weakseg.errors import UserError
 from weakseg.pipeline.options import Model, annotation, model_below
 
 OPTIONAL = ("localize", "segment", "detect")
+SHORT = {"trained": "run"}
+"""What text alone stands for in a section, where it is not its name."""
 LEFT_OUT = "none"
 """What a recipe says of a section that it does without."""
 
@@ -56,7 +58,7 @@ def _enter(place: Any, key: Any, model: Model) -> dict[str, Any] | list[Any]:  #
     if below == LEFT_OUT and key in OPTIONAL:
         below = _default(model, key)
     if isinstance(below, str):
-        below = {"name": below}
+        below = {SHORT.get(key, "name"): below}
     place[key] = below if isinstance(below, dict | list) else {}
     return place[key]  # type: ignore[no-any-return]
 

@@ -159,12 +159,23 @@ class OwnPredict(Section):
 class Trained(Section):
     """A localiser that another run has trained.
 
-    ``run`` is the folder of that run; ``names`` says what classes there that have another name are called here, such
-    as ``{aeroplane: airplane}``, or by ``null`` that a class of the same name is another thing here.
+    ``run`` is the folder of that run, which alone is short for a section without ``names``. These say what classes
+    there that have another name are called here, such as ``{aeroplane: airplane}``, or by ``null`` that a class of the
+    same name is another thing here.
     """
 
     run: str
     names: dict[str, str | None] = Field(default_factory=dict)
+
+
+def _of_run(given: Any) -> Any:  # noqa: ANN401
+    """A run folder alone is short for its section."""
+    if given == LEFT_OUT:
+        return None
+    return {"run": given} if isinstance(given, str) else given
+
+
+Taken = Annotated[Trained | None, BeforeValidator(_of_run)]
 
 
 class Localize(Choosing):
@@ -180,7 +191,7 @@ class Localize(Choosing):
     backbone: BackboneSettings = BackboneSettings()
     head_factor: Annotated[float, Field(gt=0)] = 10.0
     train: Training = Training()
-    trained: Trained | None = None
+    trained: Taken = None
     scales: Scales = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
     stride: Positive = 4
