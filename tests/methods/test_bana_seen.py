@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.data.trees import refusal
+from tests.methods.conformance import Setup
 from tests.methods.test_bana import crowded, double, features_of, method_seeing, slow_loss  # noqa: F401
 from weakseg.methods.method import Views
 from weakseg.ops.box_masks import box_pixels
@@ -63,6 +64,28 @@ def test_all_classes_learnt_is_the_usual_method(double):  # noqa: F811
     usual, named = method_seeing(features), method_seeing(features, seen=(0, 1, 2))
     assert torch.equal(usual.losses(batch)["classification"], named.losses(batch)["classification"])
     assert set(usual.state_dict()) == set(named.state_dict()) == {"head.weight"}
+
+
+@pytest.mark.parametrize("places", [(2, None, 0), (None, 1), (0, 1, 2), (1, 0, None, 2)])
+def test_weights_for_other_classes_give_the_same_scores(double, places):  # noqa: F811
+    features = features_of(crowded())
+    method = method_seeing(features)
+    weights = method.for_classes(method.state_dict(), places)
+    before, after = (
+        torch.einsum("kd,bdhw->bkhw", w["head.weight"].flatten(1), features) for w in (method.state_dict(), weights)
+    )
+    assert torch.equal(after[:, 0], before[:, 0])
+    for index, place in enumerate(places):
+        expected = torch.zeros_like(before[:, 0]) if place is None else before[:, place + 1]
+        torch.testing.assert_close(after[:, index + 1], expected)
+
+
+@pytest.mark.parametrize("places", [(1, 0), (0, None), (None,)])
+def test_methods_without_a_way_with_other_classes_refuse_them(places):
+    method = Setup("cam").build()
+    with pytest.raises(ValueError, match="in their order"):
+        method.for_classes(method.state_dict(), places)
+    assert method.for_classes(method.state_dict(), (0, 1, 2)).keys() == method.state_dict().keys()
 
 
 @pytest.mark.parametrize("seen", [(3,), (-1,), (0, 7), ()])

@@ -161,7 +161,9 @@ def test_boxes_that_make_no_object_are_counted(root, tmp_path):
     manifest["instances"]["done"] = False
     (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest))
     run(plain(root, tmp_path, evaluate=AP), until="refine", reporter=screen)
-    assert f"instances: {lost} of {boxes} boxes have no pixel of their class and make no object" in screen.lines
+    assert (
+        f"instances: {lost} of {boxes} boxes are left without a pixel of their class and make no object" in screen.lines
+    )
 
 
 def test_detections_are_of_the_validation_images(root, finished):

@@ -61,7 +61,7 @@ def test_masks_that_are_never_learnt_are_told_of(data, tmp_path, pretrain, told)
     run(chosen, until="localize", reporter=screen)
     warned = [line for line in screen.lines if "never learnt" in line]
     assert bool(warned) is told
-    assert all("all of 2 epochs" in line and "pretrain_epochs" in line for line in warned)
+    assert all("all 2 epochs" in line and "pretrain_epochs" in line for line in warned)
 
 
 def test_a_crf_after_predictions_keeps_the_views(data, finished, copied):

@@ -125,6 +125,30 @@ def test_numbers_say_where_the_weights_are_from(taken, learnt):
     assert noted == checksum(learnt / "localizer.safetensors")
 
 
+def test_a_run_says_what_its_localiser_has_not_learnt(other, root, learnt, tmp_path):
+    screen = Screen()
+    run(taking(other, tmp_path / "run", learnt, RENAMED), until="localize", reporter=screen)
+    assert "localizer: has learnt 2 of 3 classes, not bar" in screen.lines
+    run(taking(root, tmp_path / "all", learnt), until="localize", reporter=(screen := Screen()))
+    assert not any("has learnt" in line for line in screen.lines)
+
+
+def test_networks_that_start_from_it_say_so(root, learnt, tmp_path):
+    settings = taking(root, tmp_path, learnt)
+    settings |= {"segment": {**recipe(root, tmp_path)["segment"], "start": "localizer"}, "second": []}
+    run(settings, until="evaluate")
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["seg@val"]["weights"] == "localizer of shapes"
+
+
+def test_files_that_do_not_say_what_was_learnt(learnt, tmp_path):
+    shutil.copy(learnt / "localizer.safetensors", tmp_path)
+    given = yaml.safe_load((learnt / "recipe.yaml").read_text())
+    given["localize"]["method"]["seen"] = [1]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
+    assert trained_localizer(load_recipe(taking("x", "y", tmp_path)), OTHER).places == (1, None, None)
+
+
 def test_known_and_new_objects_are_told_apart_in_the_results(taken):
     found = json.loads((taken / "metrics.json").read_text())["instances@train"]
     assert found["ap"] == pytest.approx((2 * found["ap_seen"] + found["ap_unseen"]) / 3)
@@ -190,8 +214,12 @@ def test_data_that_a_classifier_could_not_learn_from_can_be_mapped(tmp_path):
     }
     refusal(lambda: run(settings, until="localize"), "elsewhere")
     settings["localize"] = {**settings["localize"], "trained": {"run": str(tmp_path / "eps")}}
-    run(settings, until="localize")
+    put_masks_of(data, elsewhere)
+    run(settings, until="evaluate")
     assert len(list((tmp_path / "run/maps").rglob("*.npz"))) == TRAIN
+    told = json.loads((tmp_path / "run/metrics.json").read_text())["mask@train"]
+    assert told["supervision"] == "tags+saliency"
+    assert told.get("saliency") is None
     first, second = (read_weights(tmp_path / name / "localizer.safetensors") for name in ("eps", "run"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -199,6 +227,10 @@ def test_data_that_a_classifier_could_not_learn_from_can_be_mapped(tmp_path):
 def changed(chosen, how):
     """Options of a method, or another method alone."""
     return {"name": how["name"]} if "name" in how else {**chosen, **how}
+
+
+def put_masks_of(data, elsewhere):
+    shutil.copytree(data / "masks", elsewhere / "masks")
 
 
 def refused(learnt, *wanted, names=None, here=OTHER, run_folder="elsewhere", method=None, backbone=None):
@@ -220,8 +252,8 @@ def refused(learnt, *wanted, names=None, here=OTHER, run_folder="elsewhere", met
 @pytest.mark.parametrize(
     ("how", "wanted"),
     [
-        ({"names": {"disk": "round"}}, ("localize.trained.names", "no class 'disk' there", "'disc'")),
-        ({"names": {"disc": "rounds"}}, ("localize.trained.names", "no class 'rounds' here", "'round'")),
+        ({"names": {"disk": "round"}}, ("localize.trained.names", "other run has no class 'disk'", "'disc'")),
+        ({"names": {"disc": "rounds"}}, ("localize.trained.names", "data have no class 'rounds'", "'round'")),
         ({"names": {"disc": "square"}}, ("localize.trained.names", "'disc' and 'square' would both be 'square'")),
         ({"here": ("cat",)}, ("localizer.safetensors", "none of the classes", "localize.trained.names")),
         ({"names": {"square": None}}, ("localizer.safetensors", "none of the classes")),
@@ -232,7 +264,7 @@ def refused(learnt, *wanted, names=None, here=OTHER, run_folder="elsewhere", met
             {"backbone": {"output_stride": 16}},
             ("recipe.yaml", "'localize.backbone.output_stride' is 8 there and 16 here"),
         ),
-        ({"backbone": {"mean": [0.5, 0.5, 0.5]}}, ("recipe.yaml", "'localize.backbone.mean' is None there")),
+        ({"backbone": {"mean": [0.5, 0.5, 0.5]}}, ("recipe.yaml", "'localize.backbone.mean' is null there")),
     ],
 )
 def test_what_does_not_go_together_is_refused(learnt, how, wanted):

@@ -198,7 +198,7 @@ class BANA(Method):
     """
 
     learnt: Tensor
-    needs = map_needs = frozenset({WeakLabel.BOXES})
+    needs = frozenset({WeakLabel.BOXES})
     knows_some = gives_background = gives_features = True
     inference_options = frozenset(
         {"localize_grid", "normalize", "background", "background_threshold", "relative_threshold"}

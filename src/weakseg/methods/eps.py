@@ -173,6 +173,7 @@ class EPS(Method):
     """
 
     needs = frozenset({WeakLabel.TAGS, WeakLabel.SALIENCY})
+    map_needs = frozenset({WeakLabel.TAGS})
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         needs: The weak labels without which it cannot be trained.
-        map_needs: Those without which a trained one cannot make maps.
+        map_needs: Those without which a trained one cannot make maps, ``None`` if they are the same.
         knows_some: Whether it can map classes that it has not learnt; it then has an option ``seen`` and overrides
             ``for_classes``.
         gives_background: Whether its maps say what background is.
@@ -74,7 +74,7 @@ class Method(nn.Module, ABC):
     """
 
     needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
-    map_needs: ClassVar[frozenset[WeakLabel]] = frozenset({WeakLabel.TAGS})
+    map_needs: ClassVar[frozenset[WeakLabel] | None] = None
     knows_some: ClassVar[bool] = False
     gives_background: ClassVar[bool] = False
     gives_features: ClassVar[bool] = False

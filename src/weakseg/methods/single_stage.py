@@ -246,7 +246,7 @@ class SingleStage(Method):
         """Whether masks are learnt at all."""
         if epochs > self.pretrain_epochs:
             return []
-        what = f"all of {epochs} epochs classify alone (pretrain_epochs is {self.pretrain_epochs})"
+        what = f"all {epochs} epochs classify alone (pretrain_epochs is {self.pretrain_epochs})"
         return [
             f"{what}: masks are never learnt. Raise localize.train.epochs, or lower localize.method.pretrain_epochs."
         ]

@@ -44,8 +44,8 @@ def region_maximum(values: Tensor, region: Region) -> Tensor:
 def fill_regions(maps: Tensor, values: Tensor, boxes: Sequence[Box]) -> Tensor:
     """Maps (P, H, W) that have other values, (H, W), in the boxes that are about them.
 
-    Where these boxes overlap, the map of the smallest alone is filled, and that of the others is 0: what is in front
-    hides what is behind, and its box lies within that of the other more often than the other way round.
+    Where these boxes overlap, the map of the smallest alone is filled, and that of the others is 0: of two boxes that
+    overlap, the smaller is more often that of what is in front.
 
     Args:
         maps: (P, H, W).
@@ -55,12 +55,11 @@ def fill_regions(maps: Tensor, values: Tensor, boxes: Sequence[Box]) -> Tensor:
     Returns:
         (P, H, W).
     """
-    filled, owners = maps.clone(), torch.full_like(values, -1, dtype=torch.int64)
-    for index in painting_order([region for region, _ in boxes]):
-        region, number = boxes[index]
-        owners[region] = number
+    filled = maps.clone()
+    owners = _smallest([region for region, _ in boxes], (values.shape[0], values.shape[1])).to(maps.device)
+    numbers = torch.tensor([*(number for _, number in boxes), -1], device=maps.device)[owners]
     for region, number in boxes:
-        filled[number][region] = values[region] * (owners[region] == number)
+        filled[number][region] = values[region] * (numbers[region] == number)
     return filled
 
 
@@ -79,11 +78,15 @@ def smallest_box(boxes: Tensor, size: Size) -> Tensor:
     Returns:
         (H, W) int64 in [0, n), -1 outside all boxes; on the boxes' device.
     """
+    return _smallest(pixel_regions(boxes, size), size).to(boxes.device)
+
+
+def _smallest(regions: list[Region], size: Size) -> Tensor:
+    """(H, W) index of the region that each pixel belongs to, -1 outside all."""
     owners = torch.full(size, -1, dtype=torch.int64)
-    regions = pixel_regions(boxes, size)
     for index in painting_order(regions):
         owners[regions[index]] = index
-    return owners.to(boxes.device)
+    return owners
 
 
 def box_pixels(boxes: Tensor, size: Size) -> Tensor:

@@ -15,7 +15,7 @@ def boxed_ids(dataset: Dataset) -> tuple[str, ...]:
 
 
 def is_covered(dataset: Dataset, image_id: str) -> bool:
-    """Whether boxes and crowds cover an image, of which the former are known, entirely: no background is certain."""
+    """Whether boxes and crowds cover an image entirely, so that no background is certain; its boxes must be known."""
     known = dataset.box_tensors(image_id)
     assert known is not None
     unsure = dataset.unsure_boxes(image_id)

@@ -51,8 +51,13 @@ def audit_all(
 ) -> AuditReport:
     """``audit`` with a progress bar."""
     with reporter.track("audit", sum(map(len, datasets))) as bar:
-        advance = lambda _done, _total: bar.advance()  # noqa: E731
-        return audit(datasets, needs, advance, allow_untagged=allow_untagged, learns=learns)
+        return audit(
+            datasets,
+            needs,
+            lambda _done, _total: bar.advance(),
+            allow_untagged=allow_untagged,
+            learns=learns,
+        )
 
 
 def _label(name: str) -> WeakLabel:

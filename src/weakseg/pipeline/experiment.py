@@ -153,10 +153,11 @@ class Experiment:
         return frozenset(({WeakLabel.SALIENCY} if salient else set()) | ({WeakLabel.BOXES} if boxed else set()))
 
     @property
-    def _indispensable(self) -> frozenset[WeakLabel]:
+    def indispensable(self) -> frozenset[WeakLabel]:
         """The weak labels that the images must have: a localiser that is trained already may need fewer."""
         trained = self.recipe.localize is not None and self.recipe.localize.trained is not None
-        own = method_class(self.localize.method.name).map_needs if trained else self.needs
+        kind = method_class(self.localize.method.name) if trained else None
+        own = self.needs if kind is None or kind.map_needs is None else kind.map_needs
         return own | self._refined_with | ({WeakLabel.BOXES} if self.boxes_tell_objects else set())
 
     @cached_property
@@ -354,7 +355,7 @@ class Experiment:
 
     @property
     def _makes_saliency(self) -> bool:
-        return self.source.computes and WeakLabel.SALIENCY in self._indispensable
+        return self.source.computes and WeakLabel.SALIENCY in self.indispensable
 
     def _computed_saliency(self) -> SaliencyMaps:
         """Maps that a provider makes of the training images, which the training set has from now on."""
@@ -368,7 +369,7 @@ class Experiment:
     def _audited(self) -> dict[str, str]:
         """Hashes of the data; the audit is repeated only when a file has changed."""
         allow_untagged = self.recipe.data.allow_untagged
-        needs, learns = self._indispensable, self.trained is None
+        needs, learns = self.indispensable, self.trained is None
         needs -= {WeakLabel.SALIENCY} if self._makes_saliency else set()
         state = fingerprint(
             files=[dataset.stat_fingerprint() for dataset in self.datasets],

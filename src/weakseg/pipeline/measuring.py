@@ -19,7 +19,7 @@ from weakseg.pipeline.evaluation import FILLING, Evaluator, Provenance, ids_with
 from weakseg.pipeline.experiment import Experiment
 from weakseg.pipeline.inference import detections_path, instances_path, maps_path, mask_path, prediction_path
 from weakseg.pipeline.measured import Measured
-from weakseg.pipeline.recipe import BackboneSettings
+from weakseg.pipeline.recipe import BackboneSettings, Start
 from weakseg.pipeline.saliency import provenance
 from weakseg.pipeline.steps import Step
 
@@ -115,7 +115,8 @@ class _Measuring:
         if self.recipe.segment is None:
             self._about(self.experiment.localizer_backbone, self.experiment.needs)
         else:
-            self._about(self.experiment.segmenter_backbone, self.experiment.supervision | true)
+            backbone = self._started(self.experiment.segmenter_backbone, self.recipe.segment.start)
+            self._about(backbone, self.experiment.supervision | true)
         for dataset in self.experiment.segmented_sets:
             helped = dataset.split in self.experiment.tagged_splits
             flags = Flags(gt_tags=helped, crf=predict.crf is not None, multi_scale=len(predict.scales) > 1)
@@ -126,7 +127,8 @@ class _Measuring:
     def _detections(self) -> None:
         """What the detector finds in images."""
         for dataset in self.experiment.detected_sets:
-            self._about(self.experiment.detector_backbone, self.experiment.object_supervision)
+            backbone = self._started(self.experiment.detector_backbone, self.experiment.detect.start)
+            self._about(backbone, self.experiment.object_supervision)
             if ids := ids_with_objects(dataset):
                 self.evaluator.objects("detect", dataset, ids, self._detected, Flags())
 
@@ -148,12 +150,18 @@ class _Measuring:
         self._about(backbone, self.experiment.supervision if labels is None else labels)
         return self._flags(None, crf=any("crf" in step.name for step in steps))
 
+    def _started(self, backbone: BackboneSettings, start: Start) -> BackboneSettings:
+        """With the weights that a network's training really started from."""
+        if start == "pretrained":
+            return backbone
+        return backbone.model_copy(update={"weights": self.experiment.localizer_backbone.weights})
+
     def _about(self, backbone: BackboneSettings | None, labels: frozenset[WeakLabel]) -> None:
         """What the numbers that follow have in common."""
         self.evaluator.provenance = self._provenance(backbone, labels)
 
     def _provenance(self, backbone: BackboneSettings | None, labels: frozenset[WeakLabel]) -> Provenance:
-        salient = WeakLabel.SALIENCY in labels
+        salient = WeakLabel.SALIENCY in labels & self.experiment.indispensable
         return Provenance(
             supervision=supervision_name(labels),
             saliency=provenance(self.train_set, self.experiment.source) if salient else None,

@@ -16,6 +16,7 @@ from weakseg.pipeline.manifest import fingerprint
 from weakseg.pipeline.pictures import PICTURES
 from weakseg.pipeline.recipe import BackboneSettings, Training
 from weakseg.pipeline.steps import Learning, Step
+from weakseg.pipeline.trained import TRAINING_ONLY
 from weakseg.pipeline.work import Work
 
 SALIENCY = "saliency"
@@ -154,7 +155,7 @@ def _localizer(experiment: Experiment, work: Work, inference_options: frozenset[
     settings, made = experiment.localize, _made(experiment)
     method = [settings.method.name, _options(experiment, inference_options, among=False)]
     if experiment.trained is not None:
-        backbone = settings.backbone.model_dump(exclude={"weights", "sha256"})
+        backbone = settings.backbone.model_dump(exclude=TRAINING_ONLY)
         about = {"backbone": backbone, "method": method, "trained": experiment.trained.inputs()}
         inputs = fingerprint(**_common(experiment), **about)
         weights, *others = _trained("localizer")

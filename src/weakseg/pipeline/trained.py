@@ -87,8 +87,7 @@ def trained_localizer(recipe: Recipe, here: Sequence[str]) -> TrainedLocalizer |
     if source.localize is None:
         raise _nothing_trained(folder, "localizer")
     _check_settings(localize, source.localize, folder / "recipe.yaml")
-    learnt = read_about(weights).get("learnt")
-    numbers = _numbers(settings, there, here, there if learnt is None else learnt.split("\n"))
+    numbers = _numbers(settings, there, here, _learnt(weights, there, source.localize))
     places = tuple(numbers.get(name) for name in here)
     _check_classes(places, localize, weights, there, here)
     return TrainedLocalizer(weights, checksum(weights), f"localizer of {source.name}", places)
@@ -99,7 +98,8 @@ def _check_settings(ours: Localize, theirs: Localize, where: Path) -> None:
     known, given = _fixed(theirs), _fixed(ours)
     for key in known | given:  # the method's name first
         if known.get(key) != given.get(key):
-            what = f"'{key}' is {known.get(key)} there and {given.get(key)} here"
+            old, new = ("null" if value is None else value for value in (known.get(key), given.get(key)))
+            what = f"'{key}' is {old} there and {new} here"
             raise UserError(what, where=where, remedy=f"Write '{key}' as it is there")
 
 
@@ -116,12 +116,24 @@ def _fixed(localize: Localize) -> dict[str, object]:
     }
 
 
+def _learnt(weights: Path, there: Sequence[str], source: Localize) -> list[str]:
+    """Names of the classes that were learnt: the file says so if not all were, or its recipe, if the file is older."""
+    noted = read_about(weights).get("learnt")
+    if noted is not None:
+        return noted.split("\n")
+    seen = source.method.options.get(SEEN)
+    return [there[index] for index in (range(len(there)) if seen is None else seen)]
+
+
 def _numbers(settings: Trained, there: Sequence[str], here: Sequence[str], learnt: Sequence[str]) -> dict[str, int]:
     """Name here of every class that was learnt there -> its number there."""
-    for kind, given, known in (("there", settings.names, there), ("here", settings.names.values(), here)):
+    for who, given, known in (
+        ("the other run has", settings.names, there),
+        ("the data have", settings.names.values(), here),
+    ):
         strange = next((name for name in given if name is not None and name not in known), None)
         if strange is not None:
-            what = f"there is no class '{strange}' {kind}"
+            what = f"{who} no class '{strange}'"
             raise UserError(what, where="localize.trained.names", remedy=near_matches(strange, known))
     numbers: dict[str, int] = {}
     for old in learnt:

@@ -78,6 +78,10 @@ class Work:
         """A localiser that another run has trained to ``localizer.safetensors``."""
         self._tell_of_tiny_boxes(self.experiment.needs)
         self._save(self.experiment.method, "localizer", self.experiment.train_set)
+        names, learnt = self.experiment.train_set.classes.names, self.experiment.learnt
+        if learnt is not None:
+            new = ", ".join(name for index, name in enumerate(names) if index not in learnt)
+            self.reporter.say(f"localizer: has learnt {len(learnt)} of {len(names)} classes, not {new}")
         return 0
 
     def localize(self) -> int:
@@ -239,7 +243,7 @@ class Work:
         boxes = sum(len(tensors[0]) for tensors in map(dataset.box_tensors, ids) if tensors is not None)
         objects = sum(len(read_json(instances_path(self.folder, image_id))) for image_id in ids)
         if objects < boxes:
-            what = f"{boxes - objects} of {boxes} boxes have no pixel of their class"
+            what = f"{boxes - objects} of {boxes} boxes are left without a pixel of their class"
             self.reporter.say(f"instances: {what} and make no object")
 
     def _tell_of_covered_images(self) -> None:
