@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.data.trees import put_text
+from tests.data.trees import put_boxes, put_text
 from weakseg.data.images import write_mask
 from weakseg.pipeline.run import run
 
@@ -69,6 +69,22 @@ def voc_shapes(root: Path) -> Path:
     put_text(root / "ImageSets/Segmentation/train.txt", "\n".join(names[:TRAIN]))
     put_text(root / "ImageSets/Segmentation/val.txt", "\n".join(names[TRAIN:]))
     return root
+
+
+def boxed_shapes(root: Path) -> Path:
+    """``voc_shapes`` with a tight box around each disc and square."""
+    voc_shapes(root)
+    for number in range(TRAIN + VAL):
+        _, mask, tags = scene(number)
+        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
+    return root
+
+
+def box_around(mask: torch.Tensor, name: str) -> tuple[str, int, int, int, int]:
+    """Name and corners, from 1 and inclusive as in VOC's files, of what a mask shows of a class."""
+    rows, columns = (mask == CLASSES.index(name) + 1).nonzero(as_tuple=True)
+    corners = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+    return name, *map(int, corners)
 
 
 def recipe(root: Path, folder: Path, **more) -> dict:

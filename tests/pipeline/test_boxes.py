@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.data.trees import put_boxes, put_text, refusal
-from tests.pipeline.shapes import CLASSES, TRAIN, VAL, Screen, recipe, results, scene, voc_shapes
+from tests.pipeline.shapes import TRAIN, VAL, Screen, boxed_shapes, recipe, results
 from weakseg.data.catalog import open_dataset
 from weakseg.data.images import read_mask
 from weakseg.data.pseudo import PseudoMasks
@@ -25,18 +25,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Discs and squares with a tight box around each."""
-    root = voc_shapes(tmp_path_factory.mktemp("boxed"))
-    for number in range(TRAIN + VAL):
-        _, mask, tags = scene(number)
-        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
+    root = boxed_shapes(tmp_path_factory.mktemp("boxed"))
     put_text(root / "ImageSets/Segmentation/few.txt", "s00\ns03")
     return root
-
-
-def box_around(mask, name):
-    rows, columns = (mask == CLASSES.index(name) + 1).nonzero(as_tuple=True)
-    corners = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
-    return name, *map(int, corners)
 
 
 def bana(root, folder, **more):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.data.trees import put_boxes, put_text
-from tests.pipeline.shapes import CLASSES, TRAIN, VAL, Screen, recipe, scene, voc_shapes
-from tests.pipeline.test_boxes import box_around, plain
+from tests.data.trees import put_text
+from tests.pipeline.shapes import CLASSES, TRAIN, Screen, boxed_shapes, recipe
+from tests.pipeline.test_boxes import plain
 from weakseg.data.catalog import open_dataset
 from weakseg.data.images import write_mask
 from weakseg.pipeline.empty_masks import empty_masks, mask_warnings
@@ -15,11 +15,7 @@ from weakseg.pipeline.run import rewrite_report, run
 
 @pytest.fixture
 def root(tmp_path):
-    root = voc_shapes(tmp_path / "data")
-    for number in range(TRAIN + VAL):
-        _, mask, tags = scene(number)
-        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
-    return root
+    return boxed_shapes(tmp_path / "data")
 
 
 def written(folder, ids, shown, value=1):

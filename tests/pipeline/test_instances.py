@@ -18,13 +18,14 @@ from tests.pipeline.shapes import (
     VAL,
     WIDTH,
     Screen,
+    boxed_shapes,
     recipe,
     results,
     run_until_killed,
     scene,
     voc_shapes,
 )
-from tests.pipeline.test_boxes import bana, box_around, plain
+from tests.pipeline.test_boxes import bana, plain
 from weakseg.data.catalog import open_dataset
 from weakseg.data.detections import Detections
 from weakseg.data.images import read_mask, write_mask
@@ -53,10 +54,9 @@ KILLS = [
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Discs and squares told apart, with a tight box around each."""
-    root = voc_shapes(tmp_path_factory.mktemp("objects"))
+    root = boxed_shapes(tmp_path_factory.mktemp("objects"))
     for number in range(TRAIN + VAL):
-        _, mask, tags = scene(number)
-        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
+        mask = scene(number)[1]
         write_mask(root / f"SegmentationObject/s{number:02}.png", mask)  # at most one of a class: as in the masks
     return root
 

@@ -9,8 +9,21 @@ import yaml
 from PIL import Image
 
 from tests.data.trees import put_boxes, put_text, refusal
-from tests.pipeline.shapes import CLASSES, HEIGHT, TRAIN, VAL, Screen, folder_shapes, recipe, results, scene, voc_shapes
-from tests.pipeline.test_boxes import bana, box_around
+from tests.pipeline.shapes import (
+    CLASSES,
+    HEIGHT,
+    TRAIN,
+    VAL,
+    Screen,
+    box_around,
+    boxed_shapes,
+    folder_shapes,
+    recipe,
+    results,
+    scene,
+    voc_shapes,
+)
+from tests.pipeline.test_boxes import bana
 from weakseg.data.images import read_mask, write_mask
 from weakseg.data.maps import LocalizationMaps
 from weakseg.networks.weights import checksum, read_about, read_weights
@@ -31,11 +44,7 @@ BAR = (HEIGHT - 6, HEIGHT - 2)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Discs and squares with a tight box around each."""
-    root = voc_shapes(tmp_path_factory.mktemp("known"))
-    for number in range(TRAIN + VAL):
-        _, mask, tags = scene(number)
-        put_boxes(root / f"Annotations/s{number:02}.xml", *(box_around(mask, name) for name in tags))
-    return root
+    return boxed_shapes(tmp_path_factory.mktemp("known"))
 
 
 @pytest.fixture(scope="module")
