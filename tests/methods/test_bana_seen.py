@@ -71,10 +71,10 @@ def test_weights_for_other_classes_give_the_same_scores(double, places):  # noqa
     features = features_of(crowded())
     method = method_seeing(features)
     weights = method.for_classes(method.state_dict(), places)
-    before, after = (
-        torch.einsum("kd,bdhw->bkhw", w["head.weight"].flatten(1), features) for w in (method.state_dict(), weights)
-    )
-    torch.testing.assert_close(after[:, 0], before[:, 0])
+    # Not a matrix product, which on some processors rounds a class differently when there are more or fewer of them.
+    heads = (state["head.weight"].flatten(1)[..., None, None] for state in (method.state_dict(), weights))
+    before, after = ((head * features[:, None]).sum(2) for head in heads)
+    assert torch.equal(after[:, 0], before[:, 0])
     for index, place in enumerate(places):
         expected = torch.zeros_like(before[:, 0]) if place is None else before[:, place + 1]
         torch.testing.assert_close(after[:, index + 1], expected)
